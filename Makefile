@@ -1,0 +1,42 @@
+# Everything a developer types. Each target works on a fresh clone: it makes .venv itself.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check format bench proof clean
+
+demo: .venv/installed
+	$(BIN)/looktwice demo
+
+test: .venv/developing check
+	$(BIN)/pytest
+
+check: .venv/developing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/developing
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The figures of docs/measured.md; each prints its table. Run them on an idle machine.
+bench: .venv/developing
+	$(BIN)/python benchmarks/augment.py
+	$(BIN)/python benchmarks/feed.py
+
+proof: .venv/installed
+	$(BIN)/python benchmarks/quality.py
+
+.venv/installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/developing: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch .venv/installed $@
+
+clean:
+	rm -rf .venv

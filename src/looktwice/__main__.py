@@ -1,0 +1,7 @@
+"""``python -m looktwice``."""
+
+import sys
+
+from looktwice.cli import main
+
+sys.exit(main())

@@ -1,0 +1,178 @@
+"""From a configuration to the parts of a run: the last place that sees the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn, optim
+
+from looktwice import config as configuration
+from looktwice import optim as optimisers
+from looktwice.augment import Policy
+from looktwice.config import Config
+from looktwice.data import Loader, Splits
+from looktwice.errors import UsageError
+from looktwice.methods import Method, build_method
+from looktwice.models import Encoder, EncoderSpec, build_backbone, build_head, default_small_stem
+from looktwice.models import backbone_normalisation
+from looktwice.monitor import Monitor
+from looktwice.run import build_policy
+from looktwice.tracking import check_tensorboard
+
+
+@dataclass(frozen=True)
+class Training:
+    """All parts of a run, built from its resolved configuration."""
+
+    config: Config
+    splits: Splits
+    policy: Policy
+    loader: Loader
+    method: Method
+    encoder: Encoder
+    optimizer: optim.Optimizer
+    monitor: Monitor
+    device: torch.device
+    peak_lr: float
+    warmup_steps: int
+
+    @property
+    def use_amp(self) -> bool:
+        """Whether the network runs in bfloat16: on CUDA, unless it is switched off."""
+        return self.device.type == "cuda" and self.config.train.amp == "auto"
+
+    @property
+    def num_epochs(self) -> float:
+        """Length of the run in epochs."""
+        return self.config.train.steps / self.loader.steps_per_epoch
+
+
+
+def settle(config: Config, splits: Splits) -> Config:
+    """Replace every "automatic" value by the one chosen, so that the run can be repeated.
+
+    Minutes are left: turning them into steps takes a trained step or two, see `train.calibrate`.
+    """
+    model = config.model
+    stem = model.stem
+    if stem == "auto":
+        small = default_small_stem(model.backbone, config.augment.size)
+        stem = "small" if small else "standard"
+    device = config.train.device
+    config = configuration.with_values(
+        config,
+        {
+            "model.stem": stem,
+            "model.image_size": model.image_size or _image_size(config, splits),
+            "train.device": _best_device() if device == "auto" else device,
+            "train.threads": config.train.threads or torch.get_num_threads(),
+        },
+    )
+    if not config.train.epochs:
+        return config
+    per_epoch = len(splits.train) // config.train.batch_size
+    return with_steps(config, max(1, round(config.train.epochs * per_epoch)))
+
+
+def with_steps(config: Config, steps: int) -> Config:
+    """Return the configuration with its length given in steps alone."""
+    durations = {"train.steps": steps, "train.epochs": 0.0, "train.minutes": 0.0}
+    return configuration.with_values(config, durations)
+
+
+def _image_size(config: Config, splits: Splits) -> int:
+    size = splits.train.picture_size
+    return min(size) if size and max(size) <= 64 else config.augment.size
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def build(config: Config, splits: Splits) -> Training:
+    """Build every part of a run from a settled configuration; seeds torch's generators.
+
+    Raises:
+        UsageError: a device that is not here, or parts that do not fit together.
+    """
+    if config.train.tensorboard:
+        check_tensorboard()
+    device = _device(config.train.device)
+    torch.set_num_threads(config.train.threads)
+    torch.manual_seed(config.train.seed)
+    policy = build_policy(config.augment)
+    loader = Loader(
+        splits.train,
+        policy,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        threads=config.data.threads,
+        max_bad=config.data.max_bad,
+    )
+    method, encoder = _build_networks(config, splits.train.channels, device)
+    if config.train.compile:
+        method.backbone.compile()
+    return Training(
+        config=config,
+        splits=splits,
+        policy=policy,
+        loader=loader,
+        method=method,
+        encoder=encoder,
+        optimizer=optimisers.build_optimizer(
+            method,
+            name=config.optim.name,
+            momentum=config.optim.momentum,
+            weight_decay=config.optim.weight_decay,
+        ),
+        monitor=Monitor(
+            splits, policy, seed=config.train.seed, temperature=config.method.temperature
+        ),
+        device=device,
+        peak_lr=optimisers.peak_learning_rate(
+            config.optim.base_lr, config.train.batch_size, config.optim.lr_scaling
+        ),
+        warmup_steps=optimisers.warmup_steps(
+            config.optim.warmup_epochs,
+            steps_per_epoch=loader.steps_per_epoch,
+            total_steps=config.train.steps,
+        ),
+    )
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device {name!r} cannot be used here: {reason}") from error
+    return device
+
+
+def _build_networks(
+    config: Config, channels: int, device: torch.device
+) -> tuple[Method, Encoder]:
+    model = config.model
+    small_stem = model.stem == "small"
+    backbone = build_backbone(
+        model.backbone, channels=channels, small_stem=small_stem, init=model.init
+    )
+    num_features = int(backbone.num_features)  # type: ignore[arg-type]
+    head = build_head(
+        model.head,
+        num_features=num_features,
+        num_layers=model.head_layers,
+        width=model.head_width or num_features,
+        embedding_dim=model.embedding_dim,
+    )
+    method = build_method(
+        config.method.name, backbone, head, temperature=config.method.temperature
+    )
+    mean, std = backbone_normalisation(backbone, model.init, channels)
+    spec = EncoderSpec(model.backbone, channels, small_stem, model.image_size, mean, std)
+    method = method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return method, Encoder(backbone, spec).to(device)

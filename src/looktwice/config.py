@@ -1,0 +1,408 @@
+"""The configuration of a run: frozen dataclasses, their sources, and one validation.
+
+Precedence, highest first: flag, environment variable (``LOOKTWICE_OPTIM_BASE_LR``), file
+(``--config``), recipe, default. Only the standard library is used here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import tomllib
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from looktwice.errors import UsageError, did_you_mean
+
+Scalar = str | int | float | bool
+DEFAULT_RECIPE = "simclr-small"
+ENVIRONMENT_PREFIX = "LOOKTWICE_"
+DURATIONS = ("train.epochs", "train.steps", "train.minutes")
+
+
+def option(
+    default: Scalar,
+    text: str,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    flags: tuple[str, ...] = (),
+) -> Any:
+    """Declare a field: its default, its help (with unit), its closed range, its short flags."""
+    limits = {"low": low, "high": high}
+    return field(default=default, metadata={"text": text, "flags": flags, **limits})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where pictures come from."""
+
+    source: str = option("", "folder of pictures, or name of a data set", flags=("--data", "-d"))
+    root: str = option("", "folder that holds named data sets (default: $LOOKTWICE_DATA)")
+    validation_fraction: float = option(
+        0.1, "share of the training pictures set aside for validation, if none is given", low=0.01, high=0.5
+    )
+    test_fraction: float = option(
+        0.2, "share of labelled pictures set aside as test, if none is given", low=0.01, high=0.5
+    )
+    split_seed: int = option(0, "seed of that choice, whatever the run's seed", low=0, high=2**63 - 1)
+    max_bad: float = option(
+        0.01, "share of unreadable pictures above which the run stops", low=0, high=1
+    )
+    threads: int = option(1, "threads that decode and augment (0: in the loop itself)", low=0, high=256)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How a picture becomes views."""
+
+    policy: str = option("simclr", "name of the augmentation policy")
+    size: int = option(32, "side of a view, pixels", low=4, high=1024, flags=("--size",))
+    min_scale: float = option(0.08, "smallest crop, share of the picture's area", low=1e-4, high=1)
+    max_scale: float = option(1.0, "largest crop, share of the picture's area", low=1e-4, high=1)
+    interpolation: Literal["bilinear", "bicubic"] = option("bilinear", "resampling of crops")
+    flip_p: float = option(0.5, "probability of a horizontal flip", low=0, high=1)
+    strength: float = option(1.0, "strength of colour jitter, 1 as in SimCLR", low=0, high=1.25)
+    jitter_p: float = option(0.8, "probability of colour jitter", low=0, high=1)
+    gray_p: float = option(0.2, "probability of losing colour", low=0, high=1)
+    blur_p: float = option(0.5, "probability of Gaussian blur", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    backbone: str = option("resnet-tiny", "resnet-tiny, or any name timm knows", flags=("--backbone",))
+    stem: Literal["auto", "small", "standard"] = option(
+        "auto", "small: 3×3 stride 1, no pooling; auto: small below 64-px views"
+    )
+    image_size: int = option(
+        0, "side at which whole pictures enter the encoder, pixels (0: the pictures' own up to 64, else the view's)",
+        low=0, high=1024,
+    )  # fmt: skip
+    head: Literal["none", "linear", "mlp"] = option("mlp", "projection head")
+    head_layers: int = option(2, "linear layers of the mlp head", low=2, high=4)
+    head_width: int = option(0, "hidden units of the mlp head (0: the backbone's width)", low=0, high=16384)
+    embedding_dim: int = option(128, "dimensions of the embedding", low=2, high=16384)
+    init: str = option("", "starting weights: timm:NAME, or a .safetensors file", flags=("--init",))
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """What is learnt."""
+
+    name: str = option("simclr", "contrastive method", flags=("--method",))
+    temperature: float = option(
+        0.5, "temperature of the softmax", low=1e-3, high=100, flags=("--temperature",)
+    )
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How weights are changed."""
+
+    name: Literal["sgd", "adamw", "lars"] = option("sgd", "optimiser")
+    base_lr: float = option(
+        0.3, "learning rate at batch size 256", low=0, high=1000, flags=("--lr",)
+    )
+    lr_scaling: Literal["linear", "sqrt", "none"] = option(
+        "linear", "peak rate = base rate × (batch/256), × its square root, or × 1"
+    )
+    momentum: float = option(0.9, "momentum of SGD and LARS", low=0, high=0.9999)
+    weight_decay: float = option(1e-4, "weight decay (not on biases and normalisation)", low=0, high=1)
+    warmup_epochs: float = option(10.0, "linear warm-up, epochs (at most a tenth of the run)", low=0, high=1000)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop."""
+
+    epochs: float = option(0.0, "length of the run, epochs", low=0, flags=("--epochs", "-e"))
+    steps: int = option(0, "length of the run, steps", low=0, flags=("--steps",))
+    minutes: float = option(
+        0.0, "length of the run, minutes: turned into steps by a short calibration", low=0, flags=("--minutes", "-m")
+    )  # fmt: skip
+    batch_size: int = option(
+        256, "pictures a step, over all processes", low=2, high=1 << 20, flags=("--batch-size", "-b")
+    )
+    seed: int = option(0, "seed of weights, order and views", low=0, high=2**63 - 1, flags=("--seed", "-s"))
+    device: str = option("auto", "cpu, cuda, cuda:1, mps; auto: the best there is", flags=("--device",))
+    threads: int = option(0, "torch's threads on the CPU (0: all cores)", low=0, high=1024, flags=("--threads",))
+    amp: Literal["auto", "off"] = option("auto", "mixed precision on GPUs (bfloat16), or off")
+    compile: bool = option(False, "compile the network with torch.compile")
+    monitor_every: int = option(1, "epochs between measurements of health and k-NN", low=1, high=100000)
+    checkpoint_every: int = option(0, "steps between checkpoints (0: every epoch)", low=0)
+    keep_last: int = option(2, "checkpoints kept, the best one aside", low=1, high=10000)
+    tensorboard: bool = option(False, "write TensorBoard events too (extra: tracking)")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run."""
+
+    recipe: str = DEFAULT_RECIPE
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    method: MethodConfig = MethodConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+
+
+def sections() -> dict[str, type[Any]]:
+    """Return each section's name and dataclass, in order."""
+    hints: dict[str, type[Any]] = typing.get_type_hints(Config)
+    return {name: kind for name, kind in hints.items() if name != "recipe"}
+
+
+def options() -> dict[str, dataclasses.Field[Any]]:
+    """Return every dotted key and its field, in order."""
+    return {
+        f"{section}.{entry.name}": entry
+        for section, kind in sections().items()
+        for entry in dataclasses.fields(kind)
+    }
+
+
+def field_type(key: str) -> Any:
+    """Return the type of a dotted key: str, int, float, bool or a Literal of strings."""
+    section, name = key.split(".")
+    return typing.get_type_hints(sections()[section])[name]
+
+
+def flatten(config: Config) -> dict[str, Scalar]:
+    """Return ``{"optim.base_lr": 0.3, …}`` (the recipe's name aside)."""
+    return {key: _get(config, key) for key in options()}
+
+
+def _get(config: Config, key: str) -> Scalar:
+    section, name = key.split(".")
+    value: Scalar = getattr(getattr(config, section), name)
+    return value
+
+
+def with_values(config: Config, values: Mapping[str, object], where: str = "settings") -> Config:
+    """Return a copy with dotted keys replaced, each checked against its type and range.
+
+    Raises:
+        UsageError: an unknown key (the nearest is named), a wrong type, or a value out of range.
+    """
+    for key, value in values.items():
+        checked = _checked(key, value, where)
+        section, name = key.split(".")
+        part = dataclasses.replace(getattr(config, section), **{name: checked})
+        config = dataclasses.replace(config, **{section: part})
+    return config
+
+
+def _checked(key: str, value: object, where: str) -> Scalar:
+    known = options()
+    if key not in known:
+        raise UsageError(f"{where}: unknown key {key!r}.{did_you_mean(key, known)}")
+    kind = field_type(key)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        if value not in choices:
+            hint = did_you_mean(str(value), choices)
+            raise UsageError(f"{where}: {key} is {value!r}, not one of {', '.join(choices)}.{hint}")
+        return str(value)
+    if type(value) is not kind:
+        raise UsageError(
+            f"{where}: {key} takes {_article(kind)}, not {value!r} ({type(value).__name__})"
+        )
+    limits = known[key].metadata
+    if isinstance(value, int | float) and not limits["low"] <= value <= limits["high"]:
+        raise UsageError(f"{where}: {key} is {value}, outside {range_text(key)}")
+    return typing.cast(Scalar, value)
+
+
+def _article(kind: type) -> str:
+    names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+    return names[kind]
+
+
+def range_text(key: str) -> str:
+    """Return a key's range as text: ``[0, 1]``, ``≥ 0``, or nothing where any value is taken."""
+    low, high = (options()[key].metadata[end] for end in ("low", "high"))
+    if high < math.inf:
+        return f"[{low:g}, {high:g}]" if high < 1e6 else f"≥ {low:g}"
+    return f"≥ {low:g}" if low > -math.inf else ""
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the shipped recipes, sorted."""
+    folder = resources.files("looktwice") / "recipes"
+    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def recipe_text(name: str) -> str:
+    """Return a shipped recipe's TOML text.
+
+    Raises:
+        UsageError: no recipe has this name.
+    """
+    if name not in recipe_names():
+        raise UsageError(f"unknown recipe {name!r}.{did_you_mean(name, recipe_names())}")
+    return (resources.files("looktwice") / "recipes" / f"{name}.toml").read_text("utf-8")
+
+
+def resolve(
+    *,
+    recipe: str | None = None,
+    file: Path | None = None,
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Config:
+    """Merge recipe, file, environment and flags into one checked configuration.
+
+    A layer that sets one of epochs, steps and minutes clears the other two of the layers below.
+
+    Raises:
+        UsageError: an unknown recipe or key, a value of the wrong type or range.
+    """
+    file_values = _read_file(file) if file else {}
+    file_recipe = file_values.pop("recipe", None)
+    chosen = recipe or environ.get(f"{ENVIRONMENT_PREFIX}RECIPE") or file_recipe or DEFAULT_RECIPE
+    config = Config(recipe=str(chosen))
+    layers = [
+        (f"recipe {chosen}", parse(recipe_text(str(chosen)), f"recipe {chosen}")),
+        (str(file), file_values),
+        ("environment", dict(_environment(environ))),
+        ("flags", dict(flags or {})),
+    ]
+    for where, values in layers:
+        config = _overlay(config, values, where)
+    return validate(config)
+
+
+def _overlay(config: Config, values: Mapping[str, object], where: str) -> Config:
+    given = [key for key in DURATIONS if values.get(key)]
+    if len(given) > 1:
+        raise UsageError(f"{where}: give one of {' and '.join(given)}, not {len(given)}")
+    cleared: dict[str, object] = {key: field_type(key)(0) for key in DURATIONS} if given else {}
+    return with_values(config, {**cleared, **values}, where)
+
+
+def _read_file(path: Path) -> dict[str, object]:
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        raise UsageError(f"no configuration file at {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read configuration file {path}: {error}") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, where: str) -> dict[str, object]:
+    """Parse TOML text into dotted keys (values unchecked).
+
+    Raises:
+        UsageError: the text is not TOML, or a key is unknown.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{where}: not valid TOML: {error}") from None
+    values: dict[str, object] = {}
+    for name, table in tables.items():
+        if name == "recipe" and isinstance(table, str):
+            values[name] = table
+        elif name in sections() and isinstance(table, dict):
+            values |= {f"{name}.{key}": value for key, value in table.items()}
+        else:
+            raise UsageError(f"{where}: unknown key {name!r}.{did_you_mean(name, sections())}")
+    return values
+
+
+def _environment(environ: Mapping[str, str]) -> Iterator[tuple[str, object]]:
+    names = {ENVIRONMENT_PREFIX + key.replace(".", "_").upper(): key for key in options()}
+    reserved = {f"{ENVIRONMENT_PREFIX}RECIPE", f"{ENVIRONMENT_PREFIX}DATA"}
+    for variable in sorted(environ):
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in reserved:
+            continue
+        if variable not in names:
+            hint = did_you_mean(variable, names)
+            raise UsageError(f"environment: unknown variable {variable}.{hint}")
+        yield names[variable], from_text(names[variable], environ[variable], variable)
+
+
+def from_text(key: str, text: str, where: str) -> Scalar:
+    """Read a value from text by its key's type.
+
+    Raises:
+        UsageError: the text is not a value of that type.
+    """
+    kind = field_type(key)
+    if kind is bool and text.lower() in {"true", "false", "1", "0", "yes", "no"}:
+        return text.lower() in {"true", "1", "yes"}
+    if kind in (int, float):
+        try:
+            return typing.cast(Scalar, kind(text))
+        except ValueError:
+            pass
+    elif kind is not bool:
+        return text
+    raise UsageError(f"{where}: {key} takes {_article(kind)}, not {text!r}")
+
+
+def validate(config: Config) -> Config:
+    """Check what concerns several keys; single values were checked as they came in.
+
+    Raises:
+        UsageError: keys that contradict each other.
+    """
+    if config.augment.min_scale > config.augment.max_scale:
+        raise UsageError(
+            f"augment.min_scale {config.augment.min_scale} is above "
+            f"augment.max_scale {config.augment.max_scale}"
+        )
+    if not any(flatten(config)[key] for key in DURATIONS):
+        raise UsageError("no length of the run: give --epochs, --steps or --minutes")
+    return config
+
+
+def to_toml(config: Config) -> str:
+    """Return the configuration as TOML that `resolve(file=…)` reads back to the same value."""
+    lines = [f"recipe = {_toml_value(config.recipe)}"]
+    for section, kind in sections().items():
+        part = getattr(config, section)
+        lines += ["", f"[{section}]"]
+        lines += [
+            f"{entry.name} = {_toml_value(getattr(part, entry.name))}"
+            for entry in dataclasses.fields(kind)
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Scalar) -> str:
+    if isinstance(value, str):
+        # JSON's escapes are valid in TOML's basic strings; DEL is the one TOML wants escaped too.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(value)
+
+
+def load(path: Path) -> Config:
+    """Read a complete configuration written by `to_toml`, environment and recipe left aside.
+
+    Raises:
+        UsageError: the file is missing or is no such configuration.
+    """
+    values = _read_file(path)
+    recipe = str(values.pop("recipe", DEFAULT_RECIPE))
+    return validate(with_values(Config(recipe=recipe), values, str(path)))
+
+
+def diff(config: Config, keys: Iterable[str] | None = None) -> list[tuple[str, Scalar, Scalar]]:
+    """Return (key, the recipe's value, this value) for every key that departs from its recipe."""
+    values = parse(recipe_text(config.recipe), config.recipe)
+    base = flatten(with_values(Config(recipe=config.recipe), values, config.recipe))
+    mine = flatten(config)
+    return [(key, base[key], mine[key]) for key in keys or mine if base[key] != mine[key]]

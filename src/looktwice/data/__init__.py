@@ -1,0 +1,24 @@
+"""How pictures come in: sources, splits, order, and batches of views."""
+
+from __future__ import annotations
+
+from looktwice.data.loader import BadPicture, Batch, Loader
+from looktwice.data.open import Data, open_source, open_splits
+from looktwice.data.shuffle import permute
+from looktwice.data.sources import ArraySource, FolderSource, Source, subset
+from looktwice.data.splits import Splits
+
+__all__ = [
+    "ArraySource",
+    "BadPicture",
+    "Batch",
+    "Data",
+    "FolderSource",
+    "Loader",
+    "Source",
+    "Splits",
+    "open_source",
+    "open_splits",
+    "permute",
+    "subset",
+]

@@ -1,0 +1,45 @@
+"""Errors for people: one line that says what, where, what was found and how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LooktwiceError(Exception):
+    """Base of every error the command prints as one line (exit code 1)."""
+
+
+class UsageError(LooktwiceError, ValueError):
+    """A flag, configuration key or argument that cannot be used (exit code 2)."""
+
+
+class DataError(LooktwiceError, ValueError):
+    """Pictures or labels that are missing, unreadable or do not fit together."""
+
+
+class BadPictureError(DataError):
+    """One picture that cannot be decoded; the loader replaces it and goes on.
+
+    Attributes:
+        identifier: path or name of the picture within its source.
+        reason: what the decoder found, one line.
+    """
+
+    def __init__(self, identifier: str, reason: str) -> None:
+        self.identifier = identifier
+        self.reason = " ".join(reason.split())
+        super().__init__(f"{identifier!r} is not a readable picture: {self.reason}")
+
+
+class RunError(LooktwiceError):
+    """A run folder that is missing, incomplete, damaged, or already there."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the nearest known name, or the list of known names."""
+    candidates = sorted(known)
+    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
+    if near:
+        return f" Did you mean {near[0]!r}?"
+    return f" Known: {', '.join(candidates)}." if candidates else ""

@@ -1,0 +1,15 @@
+"""Proof: protocols on frozen features, each beside raw pixels and the untrained network."""
+
+from __future__ import annotations
+
+from looktwice.evaluate.features import Features, extract, raw_pixels
+from looktwice.evaluate.protocol import SplitFeatures, SplitLabels, evaluate_features
+
+__all__ = [
+    "Features",
+    "SplitFeatures",
+    "SplitLabels",
+    "evaluate_features",
+    "extract",
+    "raw_pixels",
+]

@@ -1,0 +1,17 @@
+"""Pure functions of features: weighted k-NN, and health without labels."""
+
+from __future__ import annotations
+
+from looktwice.metrics.contrastive import contrastive_top1
+from looktwice.metrics.health import Health, health_verdict, measure_health
+from looktwice.metrics.knn import knn_predict, knn_scores, nearest
+
+__all__ = [
+    "Health",
+    "contrastive_top1",
+    "health_verdict",
+    "knn_predict",
+    "knn_scores",
+    "measure_health",
+    "nearest",
+]

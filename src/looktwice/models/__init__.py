@@ -1,0 +1,24 @@
+"""Networks: backbones, projection heads, and the encoder people take away."""
+
+from __future__ import annotations
+
+from looktwice.models.backbones import build_backbone, default_small_stem
+from looktwice.models.encoder import (
+    Encoder,
+    EncoderSpec,
+    backbone_normalisation,
+    encoder_bytes,
+    read_encoder,
+)
+from looktwice.models.heads import build_head
+
+__all__ = [
+    "Encoder",
+    "EncoderSpec",
+    "backbone_normalisation",
+    "build_backbone",
+    "build_head",
+    "default_small_stem",
+    "encoder_bytes",
+    "read_encoder",
+]

@@ -1,0 +1,31 @@
+"""Projection heads: from features to the space the loss looks at."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def build_head(
+    kind: str, *, num_features: int, num_layers: int, width: int, embedding_dim: int
+) -> nn.Module:
+    """Build a projection head (N, num_features) -> (N, embedding_dim).
+
+    Args:
+        kind: ``none`` (identity; then embedding_dim is num_features), ``linear``, or ``mlp``:
+            linear layers with batch-norm and ReLU between (SimCLR, section 4.2, and its
+            published code, which also normalises hidden layers).
+        num_features: width of the features.
+        num_layers: linear layers of the mlp, at least 2.
+        width: hidden units of the mlp.
+        embedding_dim: dimensions of the embedding.
+    """
+    if kind == "none":
+        return nn.Identity()
+    if kind == "linear":
+        return nn.Linear(num_features, embedding_dim, bias=False)
+    layers: list[nn.Module] = []
+    num_in = num_features
+    for _ in range(num_layers - 1):
+        layers += [nn.Linear(num_in, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
+        num_in = width
+    return nn.Sequential(*layers, nn.Linear(num_in, embedding_dim, bias=False))

@@ -1,0 +1,8 @@
+"""Pages and pictures for people: the report of a run, and the preview of a policy."""
+
+from __future__ import annotations
+
+from looktwice.report.page import write_report
+from looktwice.report.preview import View, ViewSet, view_pairs, write_preview
+
+__all__ = ["View", "ViewSet", "view_pairs", "write_preview", "write_report"]

@@ -1,0 +1,226 @@
+"""The run folder: what it holds, and how its data and policy are opened again."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from looktwice import config as configuration
+from looktwice.augment import Policy, policy
+from looktwice.config import AugmentConfig, Config, DataConfig
+from looktwice.data import Splits, open_splits
+from looktwice.errors import DataError, RunError
+from looktwice.storage import write_atomic
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder; every path in it has one name, here."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration; its presence makes a folder a run."""
+        return self.path / "config.toml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object an epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log_file(self) -> Path:
+        """What the terminal showed."""
+        return self.path / "train.log"
+
+    @property
+    def encoder_file(self) -> Path:
+        """The trained encoder."""
+        return self.path / "encoder.safetensors"
+
+    @property
+    def summary_file(self) -> Path:
+        """Totals of a finished training."""
+        return self.path / "summary.json"
+
+    @property
+    def environment_file(self) -> Path:
+        """Versions and machine."""
+        return self.path / "environment.json"
+
+    @property
+    def evaluation_file(self) -> Path:
+        """What `looktwice eval` found."""
+        return self.path / "evaluation.json"
+
+    @property
+    def bad_files(self) -> Path:
+        """Pictures that could not be read."""
+        return self.path / "bad_files.jsonl"
+
+    def config(self) -> Config:
+        """Read the resolved configuration."""
+        return configuration.load(self.config_file)
+
+
+def create_run(path: Path | None, config: Config, command: str) -> Run:
+    """Make a new run folder with its configuration and environment.
+
+    Args:
+        path: where; None takes the next free ``runs/<recipe>-NNN``.
+        config: resolved configuration.
+        command: what reproduces the run.
+
+    Raises:
+        RunError: the folder exists and is not empty, or cannot be written.
+    """
+    run = Run(_claim(path) if path else _next_free(Path("runs"), config.recipe))
+    write_atomic(run.config_file, configuration.to_toml(config))
+    write_atomic(run.environment_file, json.dumps(environment(command), indent=1))
+    return run
+
+
+def check_free(path: Path) -> None:
+    """Raise RunError when a run folder could not be made at `path`."""
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if (path / "config.toml").is_file():
+        raise RunError(
+            f"{path} holds a run already and is left as it is; "
+            f"choose another --out, or continue it: looktwice resume {path}"
+        )
+    if path.exists() or path.is_symlink():
+        raise RunError(f"{path} exists already and is left as it is; choose another --out")
+    parent = next(p for p in path.absolute().parents if p.exists())
+    if not parent.is_dir():
+        raise RunError(f"cannot make {path}: {parent} is not a folder; choose another --out")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise RunError(f"cannot make {path}: {parent} is not writable; choose another --out")
+
+
+def _claim(path: Path) -> Path:
+    check_free(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make {path}: {error.strerror}; choose another --out") from error
+    return path
+
+
+def _next_free(folder: Path, name: str) -> Path:
+    number = 1
+    while True:
+        path = folder / f"{name}-{number:03d}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise RunError(f"cannot make {path}: {error.strerror}; give --out") from error
+        else:
+            return path
+
+
+def open_run(path: Path) -> Run:
+    """Open an existing run folder.
+
+    Raises:
+        RunError: there is no run at `path`.
+    """
+    run = Run(path)
+    if not path.exists():
+        raise RunError(f"no run at {path}: there is no such folder")
+    if not run.config_file.is_file():
+        raise RunError(f"no run at {path}: it has no config.toml")
+    return run
+
+
+def environment(command: str) -> dict[str, Any]:
+    """Return versions and machine as the run records them."""
+    packages = ("torch", "numpy", "numba", "timm", "pillow", "safetensors")
+    return {
+        "command": command,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "looktwice": metadata.version("looktwice"),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def read_metrics(run: Run) -> list[dict[str, Any]]:
+    """Return the epochs recorded so far, oldest first; a line cut short by a crash is left out."""
+    if not run.metrics_file.exists():
+        return []
+    records = []
+    for line in run.metrics_file.read_text("utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def open_data(config: DataConfig) -> Splits:
+    """Open the pictures a configuration names, split as it says.
+
+    Raises:
+        DataError: no source is named, or it cannot be opened.
+    """
+    if not config.source:
+        raise DataError("no pictures named: give --data FOLDER or --data NAME")
+    return open_splits(
+        config.source,
+        root=config.root or None,
+        validation_fraction=config.validation_fraction,
+        test_fraction=config.test_fraction,
+        seed=config.split_seed,
+    )
+
+
+def build_policy(config: AugmentConfig) -> Policy:
+    """Build the augmentation policy a configuration names."""
+    return policy(
+        config.policy,
+        size=config.size,
+        min_scale=config.min_scale,
+        max_scale=config.max_scale,
+        interpolation=config.interpolation,
+        flip_p=config.flip_p,
+        strength=config.strength,
+        jitter_p=config.jitter_p,
+        gray_p=config.gray_p,
+        blur_p=config.blur_p,
+    )
+
+
+def command_line() -> str:
+    """Return the command of this process as one would type it."""
+    name = Path(sys.argv[0]).name
+    start = ["python", "-m", "looktwice"] if name == "__main__.py" else [name]
+    return shlex.join(start + sys.argv[1:])

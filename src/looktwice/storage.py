@@ -1,0 +1,81 @@
+"""Writing to disk so that a reader, or the next start, sees all of a file or none of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from looktwice.errors import RunError
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a file whole: temporary file in the same folder, fsync, rename, fsync of the folder.
+
+    Raises:
+        RunError: the disk is full, or the folder cannot be written; an older file stays.
+    """
+    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+    with _plainly(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fchmod(file.fileno(), 0o644)
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def write_folder_atomic(path: Path, files: dict[str, bytes]) -> None:
+    """Write a new folder of files that appears under its name only when it is whole.
+
+    A folder of that name is replaced. Raises as `write_atomic`.
+    """
+    with _plainly(path):
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        try:
+            temporary.chmod(0o755)
+            for name, data in files.items():
+                with (temporary / name).open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            _sync_folder(temporary)
+            if path.exists():
+                shutil.rmtree(path)
+            temporary.rename(path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line in a single write. Raises as `write_atomic`."""
+    with _plainly(path), path.open("ab") as file:
+        file.write(line.encode("utf-8", "surrogateescape") + b"\n")
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _plainly(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(f"cannot write {path}: {reason}; free space or choose another --out") from error

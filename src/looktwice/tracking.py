@@ -1,0 +1,36 @@
+"""TensorBoard events, where the run asks for them (extra: ``tracking``)."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from looktwice.errors import UsageError
+
+
+def check_tensorboard() -> None:
+    """Raise UsageError when TensorBoard is not installed."""
+    try:
+        import tensorboard  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            "--train.tensorboard needs TensorBoard: pip install 'looktwice[tracking]'"
+        ) from error
+
+
+def write_events(folder: Path, record: dict[str, Any]) -> None:
+    """Write one epoch's numbers, named as in metrics.jsonl, at its step."""
+    writer = _writer(folder)
+    for group in (record, record["health"] or {}, record["time"]):
+        for name, value in group.items():
+            if isinstance(value, float):
+                writer.add_scalar(name, value, record["step"])
+    writer.flush()
+
+
+@functools.cache
+def _writer(folder: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))

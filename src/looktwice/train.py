@@ -1,0 +1,454 @@
+"""Training: from a configuration to a finished run folder, in one loop that reads top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import resource
+import signal
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from looktwice import config as configuration
+from looktwice.build import Training, build, settle, with_steps
+from looktwice.checkpoint import (
+    checkpoint_name,
+    generator_tensors,
+    list_checkpoints,
+    load_checkpoint,
+    load_generator_tensors,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from looktwice.config import Config
+from looktwice.console import TrainingConsole, clock, epoch_line
+from looktwice.data import Batch, Splits, open_splits
+from looktwice.errors import RunError
+from looktwice.metrics import Health, contrastive_top1, health_verdict
+from looktwice.models import encoder_bytes
+from looktwice.optim import learning_rate
+from looktwice.run import (
+    Run,
+    check_free,
+    command_line,
+    create_run,
+    open_data,
+    open_run,
+    read_metrics,
+)
+from looktwice.storage import append_line, write_atomic
+from looktwice.tracking import write_events
+
+CALIBRATION_SECONDS = 3.0
+CALIBRATION_STEPS = 8
+
+
+@dataclass
+class Progress:
+    """What the loop counts; saved with every checkpoint, so that a resumed run counts on."""
+
+    step: int = 0
+    loss_sum: float = 0.0
+    top1_sum: float = 0.0
+    steps_summed: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    best_knn: float = -1.0
+    best_step: int = -1
+    untrained: dict[str, Any] = field(default_factory=dict)
+
+    def mean(self, total: float) -> float | None:
+        """Return a sum's mean over the steps of this epoch; None before any step."""
+        return total / self.steps_summed if self.steps_summed else None
+
+
+def pretrain(
+    data: str | Path | np.ndarray | tuple[np.ndarray, np.ndarray],
+    *,
+    recipe: str | None = None,
+    out: str | Path | None = None,
+    settings: Mapping[str, object] | None = None,
+    file: TextIO | None = None,
+) -> Path:
+    """Learn an encoder from pictures, and return the run folder.
+
+    Args:
+        data: folder, name of a data set, or uint8 pictures (N, H, W) or (N, H, W, C), alone or
+            with integer labels (N,); labels are used to watch training, never to train.
+        recipe: name of a shipped recipe (`looktwice recipes`).
+        out: new folder for the run; the next free ``runs/<recipe>-NNN`` by default.
+        settings: dotted keys over the recipe, as in ``{"train.epochs": 20, "optim.base_lr": .4}``.
+        file: where progress is printed; standard error by default.
+
+    Returns:
+        The run's folder; `load_encoder` takes it.
+
+    Raises:
+        UsageError: unknown or contradictory settings.
+        DataError: pictures that are missing or unreadable.
+        RunError: a run folder that exists or cannot be written, or a loss that is not finite.
+    """
+    in_memory = not isinstance(data, str | Path)
+    source = "arrays in memory" if in_memory else str(data)
+    config = configuration.resolve(
+        recipe=recipe, flags={**(settings or {}), "data.source": source}
+    )
+    splits = _open_arrays(data, config) if not isinstance(data, str | Path) else None
+    command = f"looktwice.pretrain(...)  # {source}" if in_memory else command_line()
+    return start(
+        config, Path(out) if out else None, splits=splits, command=command, file=file or sys.stderr
+    ).path
+
+
+def _open_arrays(data: np.ndarray | tuple[np.ndarray, np.ndarray], config: Config) -> Splits:
+    return open_splits(
+        data,
+        validation_fraction=config.data.validation_fraction,
+        test_fraction=config.data.test_fraction,
+        seed=config.data.split_seed,
+    )
+
+
+def start(
+    config: Config,
+    out: Path | None,
+    *,
+    command: str,
+    file: TextIO,
+    splits: Splits | None = None,
+) -> Run:
+    """Resolve what the configuration leaves open, make the run folder, and train."""
+    if out:
+        check_free(out)
+    splits = splits or open_data(config.data)
+    with TrainingConsole(file) as console:
+        config = settle(config, splits)
+        if config.train.minutes:
+            config = calibrate(config, splits, console)
+        training = build(config, splits)
+        run = create_run(out, config, command)
+        console.say(f"run {run.path}: {describe(training)}")
+        train(run, training, Progress(), console)
+    return run
+
+
+def dry_run(config: Config, out: Path | None) -> str:
+    """Open the data and build everything; return what a run would be. Writes nothing."""
+    if out:
+        check_free(out)
+    splits = open_data(config.data)
+    config = settle(config, splits)
+    if config.train.minutes:
+        return f"{describe(build(with_steps(config, 1), splits))}; steps: by calibration"
+    return describe(build(config, splits))
+
+
+def resume(path: Path, *, file: TextIO, splits: Splits | None = None) -> Run:
+    """Continue a run from its last checkpoint to the end it was started for.
+
+    Args:
+        path: the run folder.
+        file: where progress is printed.
+        splits: the pictures, where the run was started from arrays in memory.
+
+    Raises:
+        RunError: no run, a damaged checkpoint, or pictures that are not those of the start.
+    """
+    run = open_run(path)
+    config = run.config()
+    splits = splits or open_data(config.data)
+    with TrainingConsole(file) as console:
+        training = build(config, splits)
+        progress = restore(run, training)
+        if progress.step >= config.train.steps and run.summary_file.exists():
+            console.say(f"{run.path} is finished: {progress.step} steps of {config.train.steps}")
+            return run
+        console.say(f"{run.path} goes on at step {progress.step} of {config.train.steps}")
+        train(run, training, progress, console)
+    return run
+
+
+def describe(training: Training) -> str:
+    """Return one line of what is about to be trained on what."""
+    train_config, splits = training.config.train, training.splits
+    parameters = sum(p.numel() for p in training.method.backbone.parameters())
+    return (
+        f"{training.config.method.name}, {training.config.model.backbone} "
+        f"({parameters / 1e6:.2f} M parameters), {len(splits.train):,} pictures of "
+        f"{splits.train.name}, {train_config.steps:,} steps of {train_config.batch_size} "
+        f"({training.num_epochs:.1f} epochs), {training.device}, {train_config.threads} threads"
+    )
+
+
+def calibrate(config: Config, splits: Splits, console: TrainingConsole) -> Config:
+    """Turn minutes into steps: train a throw-away copy for some seconds and count."""
+    training = build(with_steps(config, 10**9), splits)
+    begun = time.perf_counter()
+    training.monitor.measure(training.method, training.encoder)
+    per_measurement = time.perf_counter() - begun
+    durations: list[float] = []
+    batches = training.loader.batches(0, 10**9)
+    with contextlib.closing(batches):
+        for batch in batches:
+            begun = time.perf_counter()
+            train_step(training, batch, 0.0)
+            durations.append(time.perf_counter() - begun)
+            if sum(durations) > CALIBRATION_SECONDS and len(durations) >= CALIBRATION_STEPS:
+                break
+    per_step = statistics.median(durations[2:])
+    per_epoch = training.loader.steps_per_epoch * per_step
+    share = per_epoch / (per_epoch + per_measurement / config.train.monitor_every)
+    budget = config.train.minutes * 60 - 2 * per_measurement
+    steps = max(1, math.floor(share * budget / per_step))
+    console.say(
+        f"calibrated: {per_step * 1e3:.0f} ms a step, so {config.train.minutes:g} minutes "
+        f"are {steps:,} steps"
+    )
+    return with_steps(config, steps)
+
+
+def train(run: Run, training: Training, progress: Progress, console: TrainingConsole) -> None:
+    """Train from where `progress` stands to the end: the loop.
+
+    Raises:
+        RunError: the loss is not finite, or the run folder cannot be written.
+        DataError: too many pictures cannot be read.
+        KeyboardInterrupt: Ctrl-C; the step under way is finished and saved first.
+    """
+    config, loader = training.config.train, training.loader
+    begun, waited = time.perf_counter() - progress.seconds, progress.waited
+    training.method.train()
+    if progress.step == 0:
+        finish_epoch(run, training, progress, console, rate=None)
+    with (
+        stop_request() as stopped,
+        _recording_bad_files(run, training),
+        contextlib.closing(loader.batches(progress.step, config.steps)) as batches,
+    ):
+        for batch in batches:
+            rate = learning_rate(
+                batch.step,
+                total_steps=config.steps,
+                warmup_steps=training.warmup_steps,
+                peak_lr=training.peak_lr,
+            )
+            loss, top1 = train_step(training, batch, rate)
+
+            progress.step = batch.step + 1
+            progress.steps_summed += 1
+            progress.loss_sum += loss
+            progress.top1_sum += top1
+            progress.seconds = time.perf_counter() - begun
+            progress.waited = waited + loader.waited_seconds
+            console.step(progress.step, config.steps)
+
+            finished = progress.step == config.steps
+            epoch_ends = progress.step % loader.steps_per_epoch == 0 or finished
+            if epoch_ends:
+                finish_epoch(run, training, progress, console, rate=rate)
+            every = config.checkpoint_every
+            due = progress.step % every == 0 if every else epoch_ends
+            if due or finished or stopped() or progress.best_step == progress.step:
+                save(run, training, progress)
+            if stopped() and not finished:
+                console.say(
+                    f"stopped after step {progress.step} of {config.steps}, saved; "
+                    f"continue with: looktwice resume {run.path}"
+                )
+                raise KeyboardInterrupt
+    finish(run, training, progress, console)
+
+
+def train_step(training: Training, batch: Batch, rate: float) -> tuple[float, float]:
+    """Take one optimiser step; return the loss and the contrastive top-1 in 0-1.
+
+    Raises:
+        RunError: the loss is not finite; the weights are left as they were.
+    """
+    method, optimizer = training.method, training.optimizer
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    views = torch.from_numpy(batch.views).to(training.device).permute(0, 1, 4, 2, 3)
+    with torch.autocast(training.device.type, torch.bfloat16, enabled=training.use_amp):
+        embeddings = method.embed(training.encoder.normalize(views))
+    loss = method.loss(embeddings)
+    value = loss.item()
+    if not math.isfinite(value):
+        raise RunError(
+            f"the loss is {value} at step {batch.step + 1}; the step was not taken. "
+            "Lower --optim.base-lr, or raise --method.temperature"
+        )
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return value, contrastive_top1(embeddings[:, 0].detach(), embeddings[:, 1].detach())
+
+
+def finish_epoch(
+    run: Run,
+    training: Training,
+    progress: Progress,
+    console: TrainingConsole,
+    *,
+    rate: float | None,
+) -> None:
+    """Measure, record and print one epoch (0: the untrained network); start the next one's sums."""
+    config, loader = training.config, training.loader
+    epoch = math.ceil(progress.step / loader.steps_per_epoch)
+    finished = progress.step == config.train.steps
+    measured = None
+    if epoch % config.train.monitor_every == 0 or finished:
+        measured = training.monitor.measure(training.method, training.encoder)
+        progress.untrained = progress.untrained or measured.health.as_dict()
+    knn = measured.knn if measured else None
+    if knn is not None and knn > progress.best_knn and progress.step > 0:
+        progress.best_knn, progress.best_step = knn, progress.step
+    record = {
+        "epoch": epoch,
+        "step": progress.step,
+        "loss": progress.mean(progress.loss_sum),
+        "chance_loss": training.method.chance_loss(config.train.batch_size),
+        "top1": progress.mean(progress.top1_sum),
+        "learning_rate": rate,
+        "temperature": config.method.temperature,
+        "knn": knn,
+        "knn_chance": training.monitor.knn_chance,
+        "health": measured.health.as_dict() if measured else None,
+        "verdict": _verdict(measured.health, progress) if measured else None,
+        "time": _time_fields(training, progress),
+    }
+    append_line(run.metrics_file, json.dumps(record))
+    left = progress.seconds * (config.train.steps / max(1, progress.step) - 1)
+    line = epoch_line(record, num_epochs=math.ceil(training.num_epochs), seconds_left=left)
+    console.say(line)
+    append_line(run.log_file, line)
+    if config.train.tensorboard:
+        write_events(run.path / "tensorboard", record)
+    progress.loss_sum = progress.top1_sum = 0.0
+    progress.steps_summed = 0
+
+
+def _verdict(health: Health, progress: Progress) -> str:
+    return health_verdict(health, Health(**progress.untrained))
+
+
+def _time_fields(training: Training, progress: Progress) -> dict[str, float]:
+    seconds = max(progress.seconds, 1e-9)
+    return {
+        "seconds": round(progress.seconds, 3),
+        "pictures_per_second": round(
+            progress.step * training.config.train.batch_size / seconds, 1
+        ),
+        "waiting_percent": round(100 * progress.waited / seconds, 2),
+        "memory_mb": round(peak_memory_mb(), 1),
+    }
+
+
+def peak_memory_mb() -> float:
+    """Return this process' largest resident memory so far, MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def save(run: Run, training: Training, progress: Progress) -> None:
+    """Write a checkpoint of everything that decides the rest of the run; drop older ones."""
+    parts = {
+        "method": training.method.state_dict(),
+        "optimizer": optimizer_tensors(training.optimizer),
+        "generators": generator_tensors(),
+    }
+    run.checkpoints.mkdir(exist_ok=True)
+    save_checkpoint(run.checkpoints, progress.step, parts, dataclasses.asdict(progress))
+    best = run.checkpoints / checkpoint_name(progress.best_step)
+    prune_checkpoints(
+        run.checkpoints, keep_last=training.config.train.keep_last, keep=best
+    )
+
+
+def restore(run: Run, training: Training) -> Progress:
+    """Put a run's last checkpoint back and return where it stood; a new start without one."""
+    checkpoints = list_checkpoints(run.checkpoints)
+    progress = Progress()
+    if checkpoints:
+        parts, state = load_checkpoint(checkpoints[-1])
+        training.method.load_state_dict(parts["method"])
+        load_optimizer_tensors(training.optimizer, parts["optimizer"])
+        load_generator_tensors(parts["generators"])
+        progress = Progress(**state)
+    kept = [r for r in read_metrics(run) if progress.step and r["step"] <= progress.step]
+    write_atomic(run.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))
+    return progress
+
+
+def finish(run: Run, training: Training, progress: Progress, console: TrainingConsole) -> None:
+    """Write the encoder and the run's totals, and say what can be done next."""
+    encoder = training.encoder
+    write_atomic(run.encoder_file, encoder_bytes(encoder.backbone, encoder.spec))
+    last = read_metrics(run)[-1]
+    summary = {
+        "steps": progress.step,
+        "epochs": round(training.num_epochs, 3),
+        "pictures": progress.step * training.config.train.batch_size,
+        "verdict": last["verdict"],
+        "best_step": progress.best_step if progress.best_step >= 0 else None,
+        "bad_pictures": len(_bad_records(run)),
+        "train_seconds": last["time"]["seconds"],
+        "pictures_per_second": last["time"]["pictures_per_second"],
+        "peak_memory_mb": last["time"]["memory_mb"],
+        "waiting_percent": last["time"]["waiting_percent"],
+    }
+    write_atomic(run.summary_file, json.dumps(summary, indent=1))
+    console.say(f"{last['verdict']}")
+    console.say(f"trained in {clock(progress.seconds)}; encoder: {run.encoder_file}")
+
+
+@contextlib.contextmanager
+def stop_request() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a request that the loop asks for; the second one interrupts."""
+    requested = threading.Event()
+
+    def request(number: int, frame: FrameType | None) -> None:
+        if requested.is_set():
+            signal.default_int_handler(number, frame)
+        requested.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield requested.is_set
+        return
+    previous = signal.signal(signal.SIGINT, request)
+    try:
+        yield requested.is_set
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextlib.contextmanager
+def _recording_bad_files(run: Run, training: Training) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        found = {bad.identifier: bad.reason for bad in training.loader.bad_pictures.values()}
+        merged = {**_bad_records(run), **found}
+        if found:
+            lines = (json.dumps({"path": p, "reason": r}) for p, r in sorted(merged.items()))
+            write_atomic(run.bad_files, "\n".join(lines) + "\n")
+
+
+def _bad_records(run: Run) -> dict[str, str]:
+    if not run.bad_files.exists():
+        return {}
+    records = (json.loads(line) for line in run.bad_files.read_text("utf-8").splitlines())
+    return {record["path"]: record["reason"] for record in records}
