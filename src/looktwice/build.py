@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn, optim
+from torch import optim
 
 from looktwice import config as configuration
 from looktwice import optim as optimisers
@@ -14,8 +14,14 @@ from looktwice.config import Config
 from looktwice.data import Loader, Splits
 from looktwice.errors import UsageError
 from looktwice.methods import Method, build_method
-from looktwice.models import Encoder, EncoderSpec, build_backbone, build_head, default_small_stem
-from looktwice.models import backbone_normalisation
+from looktwice.models import (
+    Encoder,
+    EncoderSpec,
+    backbone_normalisation,
+    build_backbone,
+    build_head,
+    default_small_stem,
+)
 from looktwice.monitor import Monitor
 from looktwice.run import build_policy
 from looktwice.tracking import check_tensorboard
@@ -48,7 +54,6 @@ class Training:
         return self.config.train.steps / self.loader.steps_per_epoch
 
 
-
 def settle(config: Config, splits: Splits) -> Config:
     """Replace every "automatic" value by the one chosen, so that the run can be repeated.
 
@@ -65,7 +70,7 @@ def settle(config: Config, splits: Splits) -> Config:
         {
             "model.stem": stem,
             "model.image_size": model.image_size or _image_size(config, splits),
-            "train.device": _best_device() if device == "auto" else device,
+            "train.device": best_device() if device == "auto" else device,
             "train.threads": config.train.threads or torch.get_num_threads(),
         },
     )
@@ -86,7 +91,8 @@ def _image_size(config: Config, splits: Splits) -> int:
     return min(size) if size and max(size) <= 64 else config.augment.size
 
 
-def _best_device() -> str:
+def best_device() -> str:
+    """Return CUDA where there is one, then Apple's GPU, then the CPU."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
@@ -100,7 +106,7 @@ def build(config: Config, splits: Splits) -> Training:
     """
     if config.train.tensorboard:
         check_tensorboard()
-    device = _device(config.train.device)
+    device = open_device(config.train.device)
     torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.train.seed)
     policy = build_policy(config.augment)
@@ -143,7 +149,8 @@ def build(config: Config, splits: Splits) -> Training:
     )
 
 
-def _device(name: str) -> torch.device:
+def open_device(name: str) -> torch.device:
+    """Return a device that works here, or raise UsageError."""
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -153,9 +160,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _build_networks(
-    config: Config, channels: int, device: torch.device
-) -> tuple[Method, Encoder]:
+def _build_networks(config: Config, channels: int, device: torch.device) -> tuple[Method, Encoder]:
     model = config.model
     small_stem = model.stem == "small"
     backbone = build_backbone(
@@ -169,10 +174,15 @@ def _build_networks(
         width=model.head_width or num_features,
         embedding_dim=model.embedding_dim,
     )
-    method = build_method(
-        config.method.name, backbone, head, temperature=config.method.temperature
-    )
+    method = build_method(config.method.name, backbone, head, temperature=config.method.temperature)
     mean, std = backbone_normalisation(backbone, model.init, channels)
     spec = EncoderSpec(model.backbone, channels, small_stem, model.image_size, mean, std)
     method = method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return method, Encoder(backbone, spec).to(device)
+
+
+def untrained_encoder(config: Config, splits: Splits) -> Encoder:
+    """Return the encoder a run started from, weight for weight, in eval mode."""
+    torch.manual_seed(config.train.seed)
+    _, encoder = _build_networks(config, splits.train.channels, torch.device("cpu"))
+    return encoder.eval()

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
@@ -19,7 +19,7 @@ DEMO_SOURCE, DEMO_RECIPE = "fashion-mnist-10k", "simclr-tiny"
 
 app = App(
     name="looktwice",
-    help="Learn visual features from a folder of unlabelled pictures, and prove that they are good.",
+    help="Learn visual features from unlabelled pictures, and prove that they are good.",
     help_epilogue="Start with: looktwice demo. --debug shows where an error comes from.",
     version=looktwice.__version__,
     default_parameter=Parameter(negative=()),
@@ -43,9 +43,8 @@ def _settings_type() -> Any:
         partial = dataclasses.make_dataclass(
             f"{section.title()}Flags", fields, frozen=True, namespace={"__module__": __name__}
         )
-        groups.append(
-            (section, Annotated[partial, Parameter(group=group)], dataclasses.field(default_factory=partial))
-        )  # fmt: skip
+        flags = Annotated[partial, Parameter(group=group)]
+        groups.append((section, flags, dataclasses.field(default_factory=partial)))
     return dataclasses.make_dataclass(
         "Flags", groups, frozen=True, namespace={"__module__": __name__}
     )
@@ -62,7 +61,10 @@ def _flag_type(key: str, entry: dataclasses.Field[Any], group: Group) -> Any:
     return Annotated[kind | None, parameter]
 
 
-Flags = _settings_type()
+if TYPE_CHECKING:
+    Flags = Any
+else:
+    Flags = _settings_type()
 _NO_FLAGS = Flags()
 Settings = Annotated[Flags, Parameter(name="*")]
 Recipe = Annotated[
@@ -198,9 +200,7 @@ def demo(
 
 
 @app.command
-def recipes(
-    name: Annotated[str | None, Parameter(help="recipe to print whole")] = None, /
-) -> None:
+def recipes(name: Annotated[str | None, Parameter(help="recipe to print whole")] = None, /) -> None:
     """List the shipped recipes, or print one."""
     if name is not None:
         print(configuration.recipe_text(name), end="")

@@ -44,18 +44,27 @@ class DataConfig:
     """Where pictures come from."""
 
     source: str = option("", "folder of pictures, or name of a data set", flags=("--data", "-d"))
-    root: str = option("", "folder that holds named data sets (default: $LOOKTWICE_DATA)")
+    root: str = option(
+        "", "folder that holds named data sets (default: $LOOKTWICE_DATA)", flags=("--data-root",)
+    )
     validation_fraction: float = option(
-        0.1, "share of the training pictures set aside for validation, if none is given", low=0.01, high=0.5
+        0.1,
+        "share of the training pictures set aside for validation, if none is given",
+        low=0.01,
+        high=0.5,
     )
     test_fraction: float = option(
         0.2, "share of labelled pictures set aside as test, if none is given", low=0.01, high=0.5
     )
-    split_seed: int = option(0, "seed of that choice, whatever the run's seed", low=0, high=2**63 - 1)
+    split_seed: int = option(
+        0, "seed of that choice, whatever the run's seed", low=0, high=2**63 - 1
+    )
     max_bad: float = option(
         0.01, "share of unreadable pictures above which the run stops", low=0, high=1
     )
-    threads: int = option(1, "threads that decode and augment (0: in the loop itself)", low=0, high=256)
+    threads: int = option(
+        1, "threads that decode and augment (0: in the loop itself)", low=0, high=256
+    )
 
 
 @dataclass(frozen=True)
@@ -78,17 +87,24 @@ class AugmentConfig:
 class ModelConfig:
     """The network."""
 
-    backbone: str = option("resnet-tiny", "resnet-tiny, or any name timm knows", flags=("--backbone",))
+    backbone: str = option(
+        "resnet-tiny", "resnet-tiny, or any name timm knows", flags=("--backbone",)
+    )
     stem: Literal["auto", "small", "standard"] = option(
         "auto", "small: 3×3 stride 1, no pooling; auto: small below 64-px views"
     )
     image_size: int = option(
-        0, "side at which whole pictures enter the encoder, pixels (0: the pictures' own up to 64, else the view's)",
-        low=0, high=1024,
-    )  # fmt: skip
+        0,
+        "side at which whole pictures enter the encoder, pixels "
+        "(0: the pictures' own up to 64, else the view's)",
+        low=0,
+        high=1024,
+    )
     head: Literal["none", "linear", "mlp"] = option("mlp", "projection head")
     head_layers: int = option(2, "linear layers of the mlp head", low=2, high=4)
-    head_width: int = option(0, "hidden units of the mlp head (0: the backbone's width)", low=0, high=16384)
+    head_width: int = option(
+        0, "hidden units of the mlp head (0: the backbone's width)", low=0, high=16384
+    )
     embedding_dim: int = option(128, "dimensions of the embedding", low=2, high=16384)
     init: str = option("", "starting weights: timm:NAME, or a .safetensors file", flags=("--init",))
 
@@ -115,8 +131,12 @@ class OptimConfig:
         "linear", "peak rate = base rate × (batch/256), × its square root, or × 1"
     )
     momentum: float = option(0.9, "momentum of SGD and LARS", low=0, high=0.9999)
-    weight_decay: float = option(1e-4, "weight decay (not on biases and normalisation)", low=0, high=1)
-    warmup_epochs: float = option(10.0, "linear warm-up, epochs (at most a tenth of the run)", low=0, high=1000)
+    weight_decay: float = option(
+        1e-4, "weight decay (not on biases and normalisation)", low=0, high=1
+    )
+    warmup_epochs: float = option(
+        10.0, "linear warm-up, epochs (at most a tenth of the run)", low=0, high=1000
+    )
 
 
 @dataclass(frozen=True)
@@ -126,17 +146,32 @@ class TrainConfig:
     epochs: float = option(0.0, "length of the run, epochs", low=0, flags=("--epochs", "-e"))
     steps: int = option(0, "length of the run, steps", low=0, flags=("--steps",))
     minutes: float = option(
-        0.0, "length of the run, minutes: turned into steps by a short calibration", low=0, flags=("--minutes", "-m")
-    )  # fmt: skip
-    batch_size: int = option(
-        256, "pictures a step, over all processes", low=2, high=1 << 20, flags=("--batch-size", "-b")
+        0.0,
+        "length of the run, minutes: turned into steps by a short calibration",
+        low=0,
+        flags=("--minutes", "-m"),
     )
-    seed: int = option(0, "seed of weights, order and views", low=0, high=2**63 - 1, flags=("--seed", "-s"))
-    device: str = option("auto", "cpu, cuda, cuda:1, mps; auto: the best there is", flags=("--device",))
-    threads: int = option(0, "torch's threads on the CPU (0: all cores)", low=0, high=1024, flags=("--threads",))
+    batch_size: int = option(
+        256,
+        "pictures a step, over all processes",
+        low=2,
+        high=1 << 20,
+        flags=("--batch-size", "-b"),
+    )
+    seed: int = option(
+        0, "seed of weights, order and views", low=0, high=2**63 - 1, flags=("--seed", "-s")
+    )
+    device: str = option(
+        "auto", "cpu, cuda, cuda:1, mps; auto: the best there is", flags=("--device",)
+    )
+    threads: int = option(
+        0, "torch's threads on the CPU (0: all cores)", low=0, high=1024, flags=("--threads",)
+    )
     amp: Literal["auto", "off"] = option("auto", "mixed precision on GPUs (bfloat16), or off")
     compile: bool = option(False, "compile the network with torch.compile")
-    monitor_every: int = option(1, "epochs between measurements of health and k-NN", low=1, high=100000)
+    monitor_every: int = option(
+        1, "epochs between measurements of health and k-NN", low=1, high=100000
+    )
     checkpoint_every: int = option(0, "steps between checkpoints (0: every epoch)", low=0)
     keep_last: int = option(2, "checkpoints kept, the best one aside", low=1, high=10000)
     tensorboard: bool = option(False, "write TensorBoard events too (extra: tracking)")

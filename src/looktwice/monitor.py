@@ -59,7 +59,7 @@ class Monitor:
         training = method.training
         method.eval()
         embeddings = torch.cat(
-            [method.embed(encoder.normalize(block)) for block in self._views.split(BLOCK)]
+            [method.embed(encoder.normalize(block)) for block in torch.split(self._views, BLOCK)]
         )
         health = measure_health(embeddings[:, 0], embeddings[:, 1], self._temperature)
         knn = self._knn(encoder) if self._bank is not None else None

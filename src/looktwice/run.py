@@ -77,20 +77,24 @@ class Run:
         return configuration.load(self.config_file)
 
 
-def create_run(path: Path | None, config: Config, command: str) -> Run:
+def create_run(path: Path | None, config: Config, *, command: str, fingerprint: str) -> Run:
     """Make a new run folder with its configuration and environment.
 
     Args:
         path: where; None takes the next free ``runs/<recipe>-NNN``.
         config: resolved configuration.
         command: what reproduces the run.
+        fingerprint: of the training pictures.
 
     Raises:
         RunError: the folder exists and is not empty, or cannot be written.
     """
     run = Run(_claim(path) if path else _next_free(Path("runs"), config.recipe))
     write_atomic(run.config_file, configuration.to_toml(config))
-    write_atomic(run.environment_file, json.dumps(environment(command), indent=1))
+    write_atomic(
+        run.environment_file,
+        json.dumps({**environment(command), "pictures": fingerprint}, indent=1),
+    )
     return run
 
 

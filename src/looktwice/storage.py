@@ -78,4 +78,6 @@ def _plainly(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise RunError(f"cannot write {path}: {reason}; free space or choose another --out") from error
+        raise RunError(
+            f"cannot write {path}: {reason}; free space or choose another --out"
+        ) from error

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 import numpy as np
 import torch
+
 from looktwice import config as configuration
 from looktwice.build import Training, build, settle, with_steps
 from looktwice.checkpoint import (
@@ -103,9 +104,7 @@ def pretrain(
     """
     in_memory = not isinstance(data, str | Path)
     source = "arrays in memory" if in_memory else str(data)
-    config = configuration.resolve(
-        recipe=recipe, flags={**(settings or {}), "data.source": source}
-    )
+    config = configuration.resolve(recipe=recipe, flags={**(settings or {}), "data.source": source})
     splits = _open_arrays(data, config) if not isinstance(data, str | Path) else None
     command = f"looktwice.pretrain(...)  # {source}" if in_memory else command_line()
     return start(
@@ -139,7 +138,7 @@ def start(
         if config.train.minutes:
             config = calibrate(config, splits, console)
         training = build(config, splits)
-        run = create_run(out, config, command)
+        run = create_run(out, config, command=command, fingerprint=splits.train.fingerprint())
         console.say(f"run {run.path}: {describe(training)}")
         train(run, training, Progress(), console)
     return run
@@ -169,13 +168,19 @@ def resume(path: Path, *, file: TextIO, splits: Splits | None = None) -> Run:
     """
     run = open_run(path)
     config = run.config()
+    if run.summary_file.exists():
+        print(f"{run.path} is finished: all {config.train.steps} steps are done", file=file)
+        return run
     splits = splits or open_data(config.data)
+    started_with = json.loads(run.environment_file.read_text("utf-8"))["pictures"]
+    if splits.train.fingerprint() != started_with:
+        raise RunError(
+            f"{run.path} cannot go on: {config.data.source} does not hold the pictures it was "
+            "started with; bring them back, or start a new run"
+        )
     with TrainingConsole(file) as console:
         training = build(config, splits)
         progress = restore(run, training)
-        if progress.step >= config.train.steps and run.summary_file.exists():
-            console.say(f"{run.path} is finished: {progress.step} steps of {config.train.steps}")
-            return run
         console.say(f"{run.path} goes on at step {progress.step} of {config.train.steps}")
         train(run, training, progress, console)
     return run
@@ -349,9 +354,7 @@ def _time_fields(training: Training, progress: Progress) -> dict[str, float]:
     seconds = max(progress.seconds, 1e-9)
     return {
         "seconds": round(progress.seconds, 3),
-        "pictures_per_second": round(
-            progress.step * training.config.train.batch_size / seconds, 1
-        ),
+        "pictures_per_second": round(progress.step * training.config.train.batch_size / seconds, 1),
         "waiting_percent": round(100 * progress.waited / seconds, 2),
         "memory_mb": round(peak_memory_mb(), 1),
     }
@@ -373,9 +376,7 @@ def save(run: Run, training: Training, progress: Progress) -> None:
     run.checkpoints.mkdir(exist_ok=True)
     save_checkpoint(run.checkpoints, progress.step, parts, dataclasses.asdict(progress))
     best = run.checkpoints / checkpoint_name(progress.best_step)
-    prune_checkpoints(
-        run.checkpoints, keep_last=training.config.train.keep_last, keep=best
-    )
+    prune_checkpoints(run.checkpoints, keep_last=training.config.train.keep_last, keep=best)
 
 
 def restore(run: Run, training: Training) -> Progress:

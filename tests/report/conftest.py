@@ -9,6 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from looktwice.augment import Policy
+from looktwice.augment import policy as named_policy
+from looktwice.data import ArraySource, Splits
+from looktwice.report import write_report
+
 CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -98,11 +103,11 @@ def evaluation(
         "protocols": [
             _protocol("knn", "weighted k-NN", (0.8395, 0.820, 0.789), {"k": 10}),
             _protocol("linear", "linear probe", (0.8675, 0.835, 0.808), {"l2": 0.01}),
-            _protocol("labels-1", "with 1 label a class", (0.578, 0.473, 0.452), {"l2": 1.0},
+            _protocol("labels-1", "1 label a class", (0.578, 0.473, 0.452), {"l2": 1.0},
                       (0.031, 0.038, 0.036)),
-            _protocol("labels-10", "with 10 labels a class", (0.757, 0.718, 0.692), {"l2": 0.3},
+            _protocol("labels-10", "10 labels a class", (0.757, 0.718, 0.692), {"l2": 0.3, "scaling": "standardised"},
                       (0.008, 0.011, 0.012)),
-            _protocol("labels-100", "with 100 labels a class", (0.829, 0.801, 0.774), {"l2": 0.1},
+            _protocol("labels-100", "100 labels a class", (0.829, 0.801, 0.774), {"l2": 0.1},
                       (0.004, 0.005, 0.006)),
         ],
         "headline": {
@@ -200,11 +205,83 @@ ENVIRONMENT = {
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """Write a run folder; labels are by position, so that pictures can be made to fit them."""
+    """Write the folder of a run that was evaluated; labels go by position, as in `splits`."""
 
     def make(name: str = "demo", classes: tuple[str, ...] = CLASSES) -> Path:
         test = np.arange(TEST) % len(classes)
-        bank = np.arange(TRAIN + VALIDATION) % len(classes)
+        bank = np.concatenate([np.arange(TRAIN), np.arange(VALIDATION)]) % len(classes)
         return write_run(tmp_path / name, test, bank, classes)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def splits() -> Splits:
+    """Random one-channel pictures, as many as the evaluation speaks of."""
+    sizes = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+    generator = np.random.default_rng(0)
+    return Splits(
+        **{
+            name: ArraySource(
+                generator.integers(0, 256, (size, 28, 28), np.uint8),
+                np.arange(size) % len(CLASSES),
+                name=name,
+                class_names=CLASSES,
+            )
+            for name, size in sizes.items()
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def policy() -> Policy:
+    return named_policy("simclr", size=20, min_scale=0.2, blur_p=0.0)
+
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "</style><script>alert(2)</script>",
+    "\"><img src=x onerror='alert(3)'>",
+    "{{ 7 * 7 }}{% raw %}",
+    "&lt;already escaped&gt; &amp;",
+    "-->]]><!--",
+    "javascript:alert(4)",
+    "שלום \u202eevil\u202c",
+    "two\nlines\tand a tab",
+    "nul\x00bell\x07",
+    "stray \udcff surrogate",
+    "😀 مرحبا",
+    "l" * 5000,
+)
+
+
+@pytest.fixture(scope="session")
+def hostile() -> tuple[str, ...]:
+    """Names that try to be something else than text."""
+    return HOSTILE
+
+
+@pytest.fixture
+def hostile_page(make_run: Callable[..., Path], policy: Policy) -> Path:
+    """The report of a run where every name is hostile, of 500 classes."""
+    classes = tuple(f"{number}{HOSTILE[number % len(HOSTILE)]}" for number in range(500))
+    run = make_run("<b>run</b>", classes)
+    bad = [{"path": f"pictures/{name}.png", "reason": f"not {name}"} for name in HOSTILE]
+    (run / "bad_files.jsonl").write_text("".join(json.dumps(line) + "\n" for line in bad))
+    environment = dict(zip(HOSTILE, reversed(HOSTILE), strict=True))
+    (run / "environment.json").write_text(json.dumps(environment))
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation["data"]["name"] = HOSTILE[0]
+    for protocol, name in zip(evaluation["protocols"], HOSTILE, strict=False):
+        protocol["title"] = name
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    return write_report(run, splits=_labelled(classes), policy=policy)
+
+
+def _labelled(classes: tuple[str, ...]) -> Splits:
+    def source(size: int) -> ArraySource:
+        return ArraySource(
+            np.full((size, 8, 8, 3), 90, np.uint8), np.arange(size) % 500, class_names=classes
+        )
+
+    return Splits(source(7200), source(800), source(2000))

@@ -12,7 +12,7 @@ from looktwice.augment.operations import MAX_KERNEL
 
 Bytes = npt.NDArray[np.uint8]
 Singles = npt.NDArray[np.float32]
-Scratch = tuple[Singles, Bytes, Singles, Singles]
+BlurScratch = tuple[Singles, Bytes, Singles, Singles]
 
 # A weight this small moves no pixel by more than a thousandth of a level.
 _NEGLIGIBLE: Final = 1e-6
@@ -52,7 +52,8 @@ def _add_pair(total: Singles, weight: np.float32, one: Bytes, other: Bytes) -> N
 def _blur_row(line: Singles, window: Singles, reach: int, total: Singles, result: Bytes) -> None:
     """Blur a padded line (S + 2 reach,) into `result` (S,)."""
     size = result.size
-    total[:] = window[0] * line[reach : reach + size] + np.float32(0.5)
+    for x in range(size):
+        total[x] = window[0] * line[reach + x] + np.float32(0.5)
     for j in range(1, reach + 1):
         weight = window[j]
         left, right = line[reach - j :], line[reach + j :]
@@ -62,8 +63,7 @@ def _blur_row(line: Singles, window: Singles, reach: int, total: Singles, result
         result[x] = np.uint8(np.int32(total[x]))
 
 
-@inlined
-def blur_scratch(size: int) -> Scratch:
+def blur_scratch(size: int) -> BlurScratch:
     """Return room for window, source plane, padded line and sums, for views of `size` pixels."""
     return (
         np.empty(MAX_KERNEL // 2 + 1, np.float32),
@@ -74,14 +74,16 @@ def blur_scratch(size: int) -> Scratch:
 
 
 @inlined
-def blur(planes: Bytes, sigma: float, kernel: int, scratch: Scratch) -> None:
+def blur(planes: Bytes, sigma: float, kernel: int, scratch: BlurScratch) -> None:
     """Blur planes (C, S, S) in place."""
     window, source, line, total = scratch
     size = planes.shape[1]
     reach = _fill_window(window, sigma, kernel // 2)
     inner = line[reach : reach + size]
     for c in range(planes.shape[0]):
-        source[:] = planes[c]
+        for y in range(size):
+            for x in range(size):
+                source[y, x] = planes[c, y, x]
         for y in range(size):
             for x in range(size):
                 inner[x] = window[0] * np.float32(source[y, x])

@@ -10,9 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from numba.extending import intrinsic
 
-from looktwice.augment.compiling import inlined
+from looktwice.augment.compiling import inlined, intrinsic
 from looktwice.augment.operations import JITTER_ORDERS
 
 Bytes = npt.NDArray[np.uint8]
@@ -30,7 +29,7 @@ _LEVELS: Final = np.float32(255.999)
 _ORDERS: Final = np.array(JITTER_ORDERS, dtype=np.int64)
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def _multiply_add(_typing: Any, a: Any, b: Any, c: Any) -> Any:
     """Return a * b + c, rounded once, on every machine."""
 

@@ -40,7 +40,7 @@ class Operation(ABC):
     numbers: ClassVar[tuple[str, ...]]
 
     @abstractmethod
-    def parameters(self, size: int) -> tuple[float, ...]:
+    def parameters(self, size: int, /) -> tuple[float, ...]:
         """Return the probability, then what sampler and kernel need, for views of `size` pixels."""
 
     def describe(self, drawn: Mapping[str, float]) -> dict[str, float]:
@@ -48,9 +48,8 @@ class Operation(ABC):
         return dict(drawn)
 
 
-def check_range(
-    owner: str, name: str, value: tuple[float, float], low: float, high: float
-) -> None:
+def check_range(owner: str, name: str, value: tuple[float, float], low: float, high: float) -> None:
+    """Refuse what is not a pair of rising numbers in [low, high] (UsageError)."""
     if (
         not isinstance(value, tuple)
         or len(value) != 2
@@ -63,6 +62,7 @@ def check_range(
 
 
 def check_number(owner: str, name: str, value: float, low: float, high: float) -> None:
+    """Refuse what is not a number in [low, high] (UsageError)."""
     if not _is_number(value) or not low <= value <= high:
         raise UsageError(
             f"{owner}: {name} must be a number in [{low:g}, {high:g}], found {value!r}"
@@ -70,6 +70,7 @@ def check_number(owner: str, name: str, value: float, low: float, high: float) -
 
 
 def check_whole(owner: str, name: str, value: int, low: int, high: int) -> None:
+    """Refuse what is not a whole number in [low, high] (UsageError)."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise UsageError(
             f"{owner}: {name} must be a whole number in [{low}, {high}], found {value!r}"
@@ -116,7 +117,7 @@ class RandomResizedCrop(Operation):
                 f"{did_you_mean(str(self.interpolation), INTERPOLATIONS)}"
             )
 
-    def parameters(self, size: int) -> tuple[float, ...]:
+    def parameters(self, _size: int, /) -> tuple[float, ...]:
         """Return 1, scale, logarithm of ratio, ratio, interpolation."""
         log_ratio = (math.log(self.ratio[0]), math.log(self.ratio[1]))
         return (1.0, *self.scale, *log_ratio, *self.ratio, INTERPOLATIONS[self.interpolation])
@@ -139,7 +140,7 @@ class HorizontalFlip(Operation):
     def __post_init__(self) -> None:
         check_number(type(self).__name__, "p", self.p, 0.0, 1.0)
 
-    def parameters(self, size: int) -> tuple[float, ...]:
+    def parameters(self, _size: int, /) -> tuple[float, ...]:
         """Return the probability alone."""
         return (self.p,)
 
@@ -172,7 +173,7 @@ class ColorJitter(Operation):
             check_number(type(self).__name__, name, getattr(self, name), 0.0, high)
         check_number(type(self).__name__, "p", self.p, 0.0, 1.0)
 
-    def parameters(self, size: int) -> tuple[float, ...]:
+    def parameters(self, _size: int, /) -> tuple[float, ...]:
         """Return the probability, then low and high of the four parts."""
         strengths = (self.brightness, self.contrast, self.saturation)
         factors = [bound for v in strengths for bound in (max(0.0, 1.0 - v), 1.0 + v)]
@@ -202,7 +203,7 @@ class Grayscale(Operation):
     def __post_init__(self) -> None:
         check_number(type(self).__name__, "p", self.p, 0.0, 1.0)
 
-    def parameters(self, size: int) -> tuple[float, ...]:
+    def parameters(self, _size: int, /) -> tuple[float, ...]:
         """Return the probability alone."""
         return (self.p,)
 
@@ -217,8 +218,8 @@ class GaussianBlur(Operation):
 
     Attributes:
         sigma: range of the standard deviation in pixels, within [0.01, 100].
-        kernel: odd side of the window in pixels, 1-511; None takes the odd number nearest to 10 % of
-            the view's side, at least 3 (SimCLR, appendix A, asks for 10 %).
+        kernel: odd side of the window in pixels, 1-511; None takes the odd number nearest to 10 %
+            of the view's side, at least 3 (SimCLR, appendix A, asks for 10 %).
         p: probability, 0-1.
 
     Raises:
@@ -243,7 +244,7 @@ class GaussianBlur(Operation):
                     f"{owner}: kernel must be odd, found {self.kernel}; use {self.kernel + 1}"
                 )
 
-    def parameters(self, size: int) -> tuple[float, ...]:
+    def parameters(self, size: int, /) -> tuple[float, ...]:
         """Return the probability, sigma's range and the window's side."""
         kernel = max(3, 2 * (size // 20) + 1) if self.kernel is None else self.kernel
         return (self.p, *self.sigma, kernel)

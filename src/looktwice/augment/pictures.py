@@ -41,7 +41,9 @@ class Pictures:
     def _from_array(self, images: npt.NDArray[np.uint8]) -> None:
         if images.ndim != 4:
             raise UsageError(f"pictures: an array must be (N, H, W, C), found {images.shape}")
-        _check_picture("pictures", images[0] if len(images) else np.empty(images.shape[1:], images.dtype))
+        _check_picture(
+            "pictures", images[0] if len(images) else np.empty(images.shape[1:], images.dtype)
+        )
         images = np.ascontiguousarray(images)
         self._alive: object = images
         count, height, width, self.channels = images.shape

@@ -191,7 +191,7 @@ class Policy:
         return top, left, height, width
 
     def _apply(self, pictures: Pictures, rows: Rows, out: Views | None, threads: int) -> Views:
-        from looktwice.augment.kernels import apply_rows
+        from looktwice.augment.kernels import apply_rows, scratch
 
         check_whole("Policy", "threads", threads, 1, 1024)
         rows = np.ascontiguousarray(rows, np.float64)
@@ -201,9 +201,10 @@ class Policy:
         steps, parameters = self._program.steps, self._program.parameters
 
         def run(part: slice) -> None:
+            heights, widths = pictures.heights[part], pictures.widths[part]
+            room = scratch(self.size, pictures.channels, int(heights.max()), int(widths.max()))
             apply_rows(
-                steps, parameters, rows[part],
-                pictures.addresses[part], pictures.heights[part], pictures.widths[part],
+                steps, parameters, rows[part], pictures.addresses[part], heights, widths, room,
                 result[part],
             )  # fmt: skip
 

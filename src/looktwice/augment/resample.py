@@ -17,7 +17,8 @@ Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-Scratch = tuple[Longs, Ints, Floats, Bytes, Bytes, Bytes, Bytes, Ints]
+Table = tuple[Longs, Ints, Floats]
+Scratch = tuple[Table, Bytes, Bytes, Bytes, Ints]
 
 # Torch chooses 0 to 22 bits so that weights fit in 16; at 22 all the same sums come out, shifted.
 _PRECISION: Final = 22
@@ -40,13 +41,12 @@ def _filter(x: float, bicubic: bool) -> float:
 
 
 @inlined
-def fill_table(
-    firsts: Longs, weights: Ints, exact: Floats, source: int, bicubic: bool, mirrored: bool
-) -> int:
-    """Fill where each result starts to read, (S,), and its weights, (S, taps); return the taps.
+def _fill_table(table: Table, source: int, bicubic: bool) -> int:
+    """Fill where each result starts to read and its weights; return the number of taps.
 
-    `exact` is scratch like `weights`. All results get equally many taps, some of weight zero.
+    All results get equally many taps, some of weight zero.
     """
+    firsts, weights, exact = table
     size = firsts.size
     scale = source / size
     support = (2.0 if bicubic else 1.0) * max(scale, 1.0)
@@ -72,14 +72,12 @@ def fill_table(
             largest = max(largest, exact[i, k])
         firsts[i] = start
     _quantise(weights, exact, taps, largest)
-    if mirrored:
-        firsts[:] = firsts[::-1].copy()
-        weights[:] = weights[::-1].copy()
     return taps
 
 
 @inlined
 def _quantise(weights: Ints, exact: Floats, taps: int, largest: float) -> None:
+    """Round weights as torch does at its precision, and write them at ours."""
     precision = 0
     while precision < _PRECISION and int(0.5 + largest * (1 << (precision + 1))) < 1 << 15:
         precision += 1
@@ -92,84 +90,103 @@ def _quantise(weights: Ints, exact: Floats, taps: int, largest: float) -> None:
 
 
 @inlined
-def _blend_two(
-    one: Bytes, other: Bytes, weight: np.int32, other_weight: np.int32, result: Bytes
-) -> None:
-    """Blend two rows by weights that are not negative: enlarging, bilinear."""
+def _turn_round(table: Table, taps: int) -> None:
+    """Exchange left and right of what a table makes."""
+    firsts, weights, _ = table
+    size = firsts.size
+    for i in range(size // 2):
+        j = size - 1 - i
+        firsts[i], firsts[j] = firsts[j], firsts[i]
+        for k in range(taps):
+            weights[i, k], weights[j, k] = weights[j, k], weights[i, k]
+
+
+@inlined
+def _blend_two(one: Bytes, other: Bytes, weights: Ints, result: Bytes) -> None:
+    """Blend two rows by weights that are not negative."""
+    weight, other_weight = weights[0], weights[1]
     for i in range(result.size):
         total = np.int32(np.int32(weight * one[i]) + np.int32(other_weight * other[i]))
         result[i] = np.uint8(np.int32(total + _HALF) >> _PRECISION)
 
 
 @inlined
-def _blend_many(source: Bytes, weights: Ints, total: Ints, result: Bytes) -> None:
-    total[:] = _HALF
-    for k in range(weights.size):
+def _blend_many(source: Bytes, weights: Ints, taps: int, sums: Ints, result: Bytes) -> None:
+    width = result.size
+    for i in range(width):
+        sums[i] = _HALF
+    for k in range(taps):
         weight, row = weights[k], source[k]
         if weight != 0:
-            for i in range(total.size):
-                total[i] += np.int32(weight * np.int32(row[i]))
-    for i in range(total.size):
-        level = total[i] >> _PRECISION
+            for i in range(width):
+                sums[i] += np.int32(weight * np.int32(row[i]))
+    for i in range(width):
+        level = sums[i] >> _PRECISION
         level = level if level > 0 else 0
         result[i] = np.uint8(level if level < 255 else 255)
 
 
 @inlined
 def _resample(
-    source: Bytes, firsts: Longs, weights: Ints, taps: int, total: Ints, result: Bytes
+    source: Bytes, table: Table, taps: int, bicubic: bool, sums: Ints, result: Bytes
 ) -> None:
-    """Resample the first axis of `source` (n, m) into `result` (S, m); `total` is scratch (m,)."""
-    smooth = taps == 2 and weights[:, :2].min() >= 0
+    """Resample the first axis of `source` (n, m) into `result` (S, m)."""
+    firsts, weights, _ = table
     for i in range(firsts.size):
         first = firsts[i]
-        if smooth:
-            _blend_two(source[first], source[first + 1], weights[i, 0], weights[i, 1], result[i])
+        if taps == 2 and not bicubic:
+            _blend_two(source[first], source[first + 1], weights[i], result[i])
         else:
-            _blend_many(source[first : first + taps], weights[i, :taps], total, result[i])
+            _blend_many(source[first:], weights[i], taps, sums, result[i])
 
 
-@inlined
 def scratch(size: int, channels: int, tallest: int, widest: int) -> Scratch:
     """Return room for `resample_box`, for pictures up to `tallest` x `widest` pixels."""
     most_taps = 2 * int(np.ceil(2.0 * max(tallest / size, widest / size, 1.0))) + 1
-    return (
+    table = (
         np.empty(size, np.int64),
         np.empty((size, most_taps), np.int32),
         np.empty((size, most_taps), np.float64),
-        np.empty((widest, channels * _BLOCK), np.uint8),
-        np.empty((size, channels * _BLOCK), np.uint8),
-        np.empty((tallest, channels * size), np.uint8),
-        np.empty((size, channels * size), np.uint8),
-        np.empty(channels * max(size, _BLOCK), np.int32),
     )
+    longest = max(size * size, widest * _BLOCK, tallest * size) * channels
+    first, second = np.empty(longest, np.uint8), np.empty(longest, np.uint8)
+    strip = np.empty(tallest * size * channels, np.uint8)
+    return table, first, second, strip, np.empty(channels * max(size, _BLOCK), np.int32)
 
 
 @inlined
-def resample_box(box: Bytes, bicubic: bool, mirrored: bool, scratch: Scratch, planes: Bytes) -> None:
+def resample_box(
+    box: Bytes, bicubic: bool, mirrored: bool, scratch: Scratch, planes: Bytes
+) -> None:
     """Resample a box (h, w, C) into planes (C, S, S), left and right exchanged if `mirrored`.
 
-    The horizontal pass works on blocks of rows turned on their side: then both passes blend
+    The horizontal pass works on blocks of rows turned on their side, so that both passes blend
     whole rows of memory.
     """
     height, width, channels = box.shape
     size = planes.shape[1]
-    firsts, weights, exact, side, turned, strip, lines, total = scratch
-    taps = fill_table(firsts, weights, exact, width, bicubic, mirrored)
+    table, first, second, flat_strip, sums = scratch
+    strip = flat_strip[: height * channels * size].reshape(height, channels * size)
+    taps = _fill_table(table, width, bicubic)
+    if mirrored:
+        _turn_round(table, taps)
     for start in range(0, height, _BLOCK):
         count = min(_BLOCK, height - start)
-        used = channels * count
-        for y in range(count):
-            for x in range(width):
-                for c in range(channels):
-                    side[x, c * count + y] = box[start + y, x, c]
-        _resample(side[:, :used], firsts, weights, taps, total[:used], turned[:, :used])
-        for y in range(count):
+        side = first[: width * channels * count].reshape(width, channels * count)
+        result = second[: size * channels * count].reshape(size, channels * count)
+        for x in range(width):
             for c in range(channels):
-                for x in range(size):
-                    strip[start + y, c * size + x] = turned[x, c * count + y]
-    taps = fill_table(firsts, weights, exact, height, bicubic, False)
-    used = channels * size
-    _resample(strip, firsts, weights, taps, total[:used], lines)
+                for y in range(count):
+                    side[x, c * count + y] = box[start + y, x, c]
+        _resample(side, table, taps, bicubic, sums, result)
+        for x in range(size):
+            for c in range(channels):
+                for y in range(count):
+                    strip[start + y, c * size + x] = result[x, c * count + y]
+    taps = _fill_table(table, height, bicubic)
+    lines = first[: size * channels * size].reshape(size, channels * size)
+    _resample(strip, table, taps, bicubic, sums, lines)
     for c in range(channels):
-        planes[c] = lines[:, c * size : (c + 1) * size]
+        for y in range(size):
+            for x in range(size):
+                planes[c, y, x] = lines[y, c * size + x]

@@ -27,7 +27,7 @@ SPLIT_FOLDERS: Final = {
 
 
 def open_folder(root: Path) -> dict[str, Source]:
-    """Open the official splits of a folder; without sub-folders named as splits all of it is "train".
+    """Open the official splits of a folder; without folders named as splits all is "train".
 
     Pictures are labelled when each lies in one of at least two class folders, directly.
 
@@ -35,21 +35,24 @@ def open_folder(root: Path) -> dict[str, Source]:
         DataError: no pictures, an unreadable folder, or splits that do not fit together.
     """
     files = list_pictures(root)
-    folders = _split_folders(root, files)
-    if "train" not in folders:
-        return {"train": _open_split(root, files, printable(str(root)), None, None)}
     parts = {
-        split: [str(PurePath(*PurePath(file).parts[1:])) for file in files if _top(file) == folder]
-        for split, folder in folders.items()
-    }
-    classes = _class_names(parts["train"])
-    channels = probe_channels(root / folders["train"], parts["train"])
-    return {
-        split: _open_split(
-            root / folders[split], part, printable(f"{root}/{folders[split]}"), classes, channels
+        split: (root / folder, [file[len(folder) + 1 :] for file in files if _top(file) == folder])
+        for split, folder in _split_folders(root, files).items()
+    } or {"train": (root, files)}
+    classes = _class_names(parts["train"][1])
+    channels = probe_channels(*parts["train"])
+    splits: dict[str, Source] = {}
+    for split, (folder, part) in parts.items():
+        labels = None if classes is None else _labels(folder, part, classes)
+        splits[split] = FolderSource(
+            folder,
+            part,
+            name=printable(str(folder)),
+            channels=channels,
+            labels=labels,
+            class_names=None if labels is None else tuple(map(printable, classes or ())),
         )
-        for split, part in parts.items()
-    }
+    return splits
 
 
 def list_pictures(root: Path) -> list[str]:
@@ -63,11 +66,10 @@ def list_pictures(root: Path) -> list[str]:
     pictures: list[str] = []
     others: Counter[str] = Counter()
     for path in _walk(root, "", set()):
-        extension = PurePath(path).suffix.lower()
-        if extension in EXTENSIONS:
+        if path.lower().endswith(EXTENSIONS):
             pictures.append(path)
         else:
-            others[printable(extension) or "without extension"] += 1
+            others[printable(PurePath(path).suffix.lower()) or "without extension"] += 1
     if not pictures:
         found = ", ".join(f"{count} {kind}" for kind, count in others.most_common(4))
         raise DataError(
@@ -88,7 +90,7 @@ def _walk(root: Path, folder: str, entered: set[tuple[int, int]]) -> Iterator[st
         with os.scandir(here) as entries:
             shown = [entry for entry in entries if not entry.name.startswith(".")]
             shown.sort(key=lambda entry: os.fsencode(entry.name))
-            is_folder = {entry.name: entry.is_dir() for entry in shown}
+            is_folder = {entry.name: _is_folder(entry) for entry in shown}
     except OSError as error:
         raise DataError(
             f"folder {str(here)!r} cannot be read ({error.strerror}): change its permissions, or "
@@ -102,56 +104,49 @@ def _walk(root: Path, folder: str, entered: set[tuple[int, int]]) -> Iterator[st
             yield path
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Tell a folder; a link to itself, at which `entry.is_dir` raises, is none."""
+    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and Path(entry).is_dir())
+
+
 def _split_folders(root: Path, files: list[str]) -> dict[str, str]:
-    """Map split to sub-folder when every picture lies in a sub-folder named as one, else nothing."""
-    tops = {_top(file) for file in files}
-    if not all(top.lower() in SPLIT_FOLDERS for top in tops):
-        return {}
+    """Map split to sub-folder when all pictures lie in folders named as splits, else nothing."""
     folders: dict[str, str] = {}
-    for top in sorted(tops):
-        split = SPLIT_FOLDERS[top.lower()]
+    for top in sorted({_top(file) for file in files}):
+        split = SPLIT_FOLDERS.get(top.lower())
+        if split is None:
+            return {}
         if split in folders:
             raise DataError(
                 f"{str(root)!r} has two folders for the {split} split, {folders[split]!r} and "
                 f"{top!r}: join them or rename one"
             )
         folders[split] = top
+    if "train" not in folders:
+        raise DataError(
+            f"{str(root)!r} has {' and '.join(map(repr, folders.values()))}, but no 'train' with "
+            "pictures: add it, or give one of those folders itself"
+        )
     return folders
 
 
 def _top(file: str) -> str:
-    parts = PurePath(file).parts
-    return parts[0] if len(parts) > 1 else ""
+    """Return the first folder of a path, or nothing for a file in the root."""
+    return file[: max(0, file.find("/"))]
 
 
 def _class_names(files: list[str]) -> tuple[str, ...] | None:
-    """Return the class folders, sorted, when every file lies directly in one of at least two; else None."""
-    if any(len(PurePath(file).parts) != 2 for file in files):
+    """List the class folders, sorted, when every file lies directly in one of at least two."""
+    classes = {_top(file) for file in files}
+    if len(classes) < 2 or any(file.count("/") != 1 for file in files):
         return None
-    classes = sorted({_top(file) for file in files}, key=os.fsencode)
-    return tuple(classes) if len(classes) > 1 else None
+    return tuple(sorted(classes, key=os.fsencode))
 
 
-def _open_split(
-    root: Path, files: list[str], name: str, classes: tuple[str, ...] | None, channels: int | None
-) -> Source:
-    """Open one split; `classes` and `channels` are those of the train split, None if this is it."""
-    is_train = channels is None
-    classes = _class_names(files) if is_train else classes
-    labels = None
-    if classes is not None and all(len(PurePath(file).parts) == 2 for file in files):
-        labels = _labels(root, files, classes)
-    return FolderSource(
-        root,
-        files,
-        name=name,
-        channels=probe_channels(root, files) if channels is None else channels,
-        labels=labels,
-        class_names=None if labels is None else tuple(printable(name) for name in classes or ()),
-    )
-
-
-def _labels(root: Path, files: list[str], classes: tuple[str, ...]) -> Labels:
+def _labels(root: Path, files: list[str], classes: tuple[str, ...]) -> Labels | None:
+    """Give each file the number of its class folder, or None when they are not laid out so."""
+    if any(file.count("/") != 1 for file in files):
+        return None
     number = {name: label for label, name in enumerate(classes)}
     unknown = sorted({_top(file) for file in files} - number.keys())
     if unknown:

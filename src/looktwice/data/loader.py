@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -107,7 +107,7 @@ class Loader:
         self._max_bad = max_bad
         self._num_buffers = max(depth, threads + 1) if threads else 1
 
-    def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+    def batches(self, start_step: int, stop_step: int) -> Generator[Batch]:
         """Yield the batches of the steps start_step … stop_step - 1, across epochs.
 
         Close the iterator (`contextlib.closing`) when leaving early: that ends its threads.
@@ -121,7 +121,7 @@ class Loader:
         make = self._ahead if self._threads else self._one_by_one
         return make(range(start_step, stop_step))
 
-    def _one_by_one(self, steps: range) -> Iterator[Batch]:
+    def _one_by_one(self, steps: range) -> Generator[Batch]:
         buffer = self._new_buffer()
         stop = threading.Event()
         for step in steps:
@@ -130,7 +130,7 @@ class Loader:
             self.waited_seconds += time.perf_counter() - began
             yield self._accept(*made)
 
-    def _ahead(self, steps: range) -> Iterator[Batch]:
+    def _ahead(self, steps: range) -> Generator[Batch]:
         buffers = [self._new_buffer() for _ in range(min(self._num_buffers, len(steps)))]
         stop = threading.Event()
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="looktwice-loader")
@@ -197,13 +197,13 @@ class Loader:
         share = len(bad) / length
         raise DataError(
             f"{len(bad)} of the {length} pictures in {self._source.name!r} cannot be read, more "
-            f"than {self._max_bad:.3g} of them: {examples}; repair or remove them"
+            f"than the share of {self._max_bad:.3g} allowed: {examples}; repair or remove them"
             + (f", or allow more with --data.max-bad {_above(share)}" if share < 1 else "")
         )
 
 
 def _above(share: float) -> str:
-    """Round a share up, with two digits and a margin, at most to 1."""
+    """Return twice a share, since more may be met, rounded up to two digits, at most 1."""
     return f"{min(1.0, np.ceil(share * 200) / 100):.2f}"
 
 

@@ -26,7 +26,7 @@ _Indices = NDArray[np.int64]
 
 
 def permute(n: int, seed: int, epoch: int, positions: ArrayLike) -> _Indices:
-    """Return the sample indices at some positions of the permutation of ``0 … n-1`` keyed by (seed, epoch).
+    """Return the indices at some positions of the permutation of 0 … n-1 keyed by (seed, epoch).
 
     Args:
         n: length, 1 to 2^62.
@@ -57,7 +57,7 @@ def permute(n: int, seed: int, epoch: int, positions: ArrayLike) -> _Indices:
 
 @inlined
 def _mixed(word: np.uint64) -> np.uint64:
-    """Return ``fmix64`` of MurmurHash3 (Appleby, 2011) up to its second product: the top bits are good."""
+    """Mix a word as MurmurHash3's ``fmix64`` (Appleby, 2011) does, up to the second product."""
     word *= np.uint64(0xFF51AFD7ED558CCD)
     word ^= word >> np.uint64(32)
     return word * np.uint64(0xC4CEB9FE1A85EC53)

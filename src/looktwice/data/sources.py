@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import stat
 import warnings
 from abc import ABC, abstractmethod
@@ -22,7 +21,7 @@ from looktwice.errors import BadPictureError, DataError
 Picture = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
-FORMATS: Final = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """Pillow's decoders that may see a file; the others (EPS calls Ghostscript) never do."""
 
 NUM_PROBED: Final = 64
@@ -75,15 +74,15 @@ class Source(ABC):
 
     @abstractmethod
     def identifier(self, i: int) -> str:
-        """Return what to call picture i: stable, unique within the source, always printable."""
+        """Return what to call picture i: stable, unique in the source, always UTF-8."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return a sha256 (hex) that tells whether two sources hold the same pictures and labels."""
+        """Return a sha256 (hex), equal for sources of the same pictures and labels."""
 
     @property
     def picture_size(self) -> tuple[int, int] | None:
-        """Height and width in pixels when all pictures share it and it is known without decoding."""
+        """Height and width in pixels, when shared by all and known without decoding."""
         return None
 
 
@@ -188,15 +187,15 @@ class FolderSource(Source):
 
     def identifier(self, i: int) -> str:
         """See `Source.identifier`."""
-        return printable(Path(self._files[i]).as_posix())
+        return printable(self._files[i])
 
     def fingerprint(self) -> str:
         """See `Source.fingerprint`."""
         digest = hashlib.sha256(repr((self.channels, self.class_names)).encode())
-        for file in self._files:
+        for i, file in enumerate(self._files):
             path = self._root / file
             size = path.stat().st_size if path.is_file() else -1
-            digest.update(os.fsencode(Path(file).as_posix()) + f"\0{size}\0".encode())
+            digest.update(f"{self.identifier(i)}\0{size}\0".encode())
         return digest.hexdigest()
 
 
@@ -240,11 +239,11 @@ def subset(source: Source, indices: NDArray[np.int64]) -> Source:
 
 def printable(text: str) -> str:
     """Escape the undecodable bytes of a file name, so that any UTF-8 file or terminal takes it."""
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def probe_channels(root: Path, files: Sequence[str]) -> int:
-    """Return 1 when the first `NUM_PROBED` pictures that open are all grey without alpha, else 3."""
+    """Return 1 when the first `NUM_PROBED` pictures that open are all grey and opaque, else 3."""
     _quieten_pillow()
     modes: list[str] = []
     for file in files:
@@ -297,7 +296,7 @@ def _decode_plain_jpeg(data: bytes, channels: int) -> Picture | None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Read the EXIF orientation, 1 when there is none; damaged EXIF does not make the pixels bad."""
+    """Read the EXIF orientation, 1 for none; damaged EXIF does not make the pixels bad."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:

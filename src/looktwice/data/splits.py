@@ -81,8 +81,8 @@ def choose(labels: _Indices, fraction: float, seed: int, key: int) -> _Indices:
 
 
 def _shares(sizes: _Indices, total: int, fraction: float) -> _Indices:
-    """Count how many of each class (C,) to choose, `total` altogether if every class can spare them."""
-    counts: _Indices = np.minimum(np.floor(fraction * sizes).astype(np.int64), sizes - 1)
+    """Count what to choose of each class (C,), `total` altogether if every class can spare it."""
+    counts: _Indices = np.floor(fraction * sizes).astype(np.int64)
     remainders = np.where(counts < sizes - 1, fraction * sizes - counts, -1.0)
     for label in np.argsort(-remainders, kind="stable")[: max(0, total - counts.sum())]:
         counts[label] += remainders[label] >= 0

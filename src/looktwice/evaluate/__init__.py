@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from looktwice.evaluate.features import Features, extract, raw_pixels
+from looktwice.evaluate.features import raw_pixels
 from looktwice.evaluate.protocol import SplitFeatures, SplitLabels, evaluate_features
+from looktwice.features import extract
 
-__all__ = [
-    "Features",
-    "SplitFeatures",
-    "SplitLabels",
-    "evaluate_features",
-    "extract",
-    "raw_pixels",
-]
+__all__ = ["SplitFeatures", "SplitLabels", "evaluate_features", "extract", "raw_pixels"]

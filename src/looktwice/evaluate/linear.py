@@ -20,9 +20,9 @@ from torch import Tensor
 # Largest entry of the gradient where a solution is accepted, in coordinates where the Hessian is
 # about the identity: the excess of the objective is then of the order of its square. Relative to
 # the gradient at W = 0 where that is below 1, since strong regularisation makes everything small.
-TOLERANCE = 5e-4
+TOLERANCE = 1e-3
 MAX_ITERATIONS = 500
-MEMORY = 20  # pairs of steps that L-BFGS keeps
+MEMORY = 10  # pairs of steps that L-BFGS keeps
 # Of fewer pictures than features, components below this share of the largest variance are rounding.
 RANK_TOLERANCE = 1e-10
 
@@ -45,6 +45,23 @@ class Standardiser:
     def __call__(self, features: Tensor) -> Tensor:
         """Return float32 (N, D) features of mean 0 and standard deviation 1."""
         return ((features - self.mean) / self.scale).float()
+
+
+@dataclass(frozen=True)
+class UnitLength:
+    """Features of length 1, times one number that makes their mean variance 1."""
+
+    scale: float
+
+    @classmethod
+    def of(cls, features: Tensor) -> UnitLength:
+        """Measure ``features`` (N, D)."""
+        variance = float(F.normalize(features.double(), dim=1).var(dim=0, correction=0).mean())
+        return cls(variance**-0.5 if variance > 0 else 1.0)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Return float32 (N, D) features of equal length: only their direction counts."""
+        return F.normalize(features, dim=1).float() * self.scale
 
 
 @dataclass(frozen=True)
@@ -99,8 +116,9 @@ def _principal_components(centred: Tensor) -> tuple[Tensor, Tensor]:
     """Return orthonormal directions (D, R) that span ``centred`` (N, D), and variances (R,)."""
     count, dimensions = centred.shape
     if count >= dimensions:
-        variances, components = torch.linalg.eigh((centred.T @ centred / count).double())
-        return components, variances.clamp(min=0)
+        # Any orthonormal basis of the whole space serves, so rounding does no harm here.
+        variances, components = torch.linalg.eigh(centred.T @ centred / count)
+        return components.double(), variances.clamp(min=0).double()
     exact = centred.double()
     variances, vectors = torch.linalg.eigh(exact @ exact.T / count)
     kept = variances > RANK_TOLERANCE * variances[-1]
@@ -149,7 +167,7 @@ class _Problem:
             scaled.grad = gradient * scale
             return value
 
-        optimiser.step(closure)
+        optimiser.step(closure)  # type: ignore[no-untyped-call]
         self._solution = scaled * scale
         return self._solution
 

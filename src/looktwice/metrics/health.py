@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from looktwice.errors import UsageError
+from looktwice.metrics.contrastive import contrastive_top1
 
 RANK_EPSILON = 1e-7  # RankMe (Garrido et al. 2023), equation 1
 UNIFORMITY_T = 2.0  # Wang & Isola 2020, section 4.1
@@ -89,7 +90,7 @@ def infonce_bound(z0: Tensor, z1: Tensor, temperature: float) -> tuple[float, fl
     The bound on mutual information of van den Oord et al. 2018, with SimCLR's candidates: each of
     2N views looks for its positive among the 2N - 1 others.
     """
-    positive, cosine = _similarities(z0, z1)
+    positive, cosine = _similarities(_unit(z0), _unit(z1))
     loss = float((cosine / temperature).logsumexp(dim=1).sub(positive / temperature).mean())
     ceiling = math.log(len(cosine) - 1)
     return ceiling - loss, ceiling
@@ -108,26 +109,28 @@ def measure_health(z0: Tensor, z1: Tensor, temperature: float) -> Health:
     """
     if z0.shape != z1.shape or z0.ndim != 2 or len(z0) < 2:
         found = f"{tuple(z0.shape)} and {tuple(z1.shape)}"
-        raise UsageError(f"health needs two (N, D) embeddings of equal shape, N >= 2; found {found}")
+        raise UsageError(
+            f"health needs two (N, D) embeddings of equal shape, N >= 2; found {found}"
+        )
     count, dimensions = z0.shape
     ceiling = math.log(2 * count - 1)
     if not (z0.isfinite().all() and z1.isfinite().all()):
         nan = math.nan
         return Health(nan, nan, nan, nan, nan, dimensions, nan, ceiling, nan)
-    positive, cosine = _similarities(z0, z1)
-    total = torch.cat([_unit(z0), _unit(z1)]).sum(dim=0).square().sum()
-    others = total - 2 * count - 2 * positive[:count].sum()
-    found_top1 = (cosine >= positive[:, None]).sum(dim=1) == 1
+    unit = torch.cat([_unit(z0), _unit(z1)])
+    positive = (unit[:count] * unit[count:]).sum(dim=1)
+    # All pairs at once, less each view with itself and with its positive.
+    others = unit.sum(dim=0).square().sum() - 2 * count - 2 * positive.sum()
     return Health(
         positive_similarity=float(positive.mean()),
         negative_similarity=float(others / (2 * count * (2 * count - 2))),
         alignment=alignment(z0, z1),
         uniformity=(uniformity(z0) + uniformity(z1)) / 2,
-        effective_rank=effective_rank(torch.cat([z0, z1])),
+        effective_rank=effective_rank(unit),
         dimensions=dimensions,
         infonce_bound=infonce_bound(z0, z1, temperature)[0],
         infonce_ceiling=ceiling,
-        top1=float(found_top1.double().mean()),
+        top1=contrastive_top1(z0, z1),
     )
 
 
@@ -136,8 +139,8 @@ def _unit(z: Tensor) -> Tensor:
 
 
 def _similarities(z0: Tensor, z1: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the positives' cosines (2N,) and all cosines (2N, 2N) with -inf on the diagonal."""
-    z = torch.cat([_unit(z0), _unit(z1)])
+    """Return unit vectors' positive cosines (2N,), and all (2N, 2N) with -inf on the diagonal."""
+    z = torch.cat([z0, z1])
     cosine = z @ z.T
     cosine.fill_diagonal_(-math.inf)
     # Read from the matrix, not computed apart, so that a positive equals itself to the last bit.

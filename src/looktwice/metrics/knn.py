@@ -35,7 +35,8 @@ def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     directions = F.normalize(bank.float(), dim=1).T
     rows = max(1, BLOCK_NUMBERS // len(bank))
     found = [
-        _largest(F.normalize(block.float(), dim=1) @ directions, k) for block in queries.split(rows)
+        _largest(F.normalize(block.float(), dim=1) @ directions, k)
+        for block in torch.split(queries, rows)
     ]
     return torch.cat([s for s, _ in found]), torch.cat([i for _, i in found])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -37,16 +38,20 @@ class BasicBlock(nn.Module):
 
 @final
 class ResNetTiny(nn.Module):
-    """3×3 stem of stride 2 (1 if `small_stem`), one block each of `widths`, average pooling.
+    """3×3 stem of stride 2 (1 if `small_stem`), one block each of `widths`, 2×2 average pooling.
 
-    With widths 32, 64, 128: 0.31 M parameters, 11 MFLOP forward for one 20-px view.
+    Features are the averages over the four quarters of the last map, so that they still tell
+    top from bottom: with so few layers, averaging over the whole map costs about two points of
+    linear and k-NN accuracy on Fashion-MNIST (recipe `simclr-tiny`).
+
+    With widths 32, 64, 128: 0.31 M parameters, 512 features, 11 MFLOP forward for a 20-px view.
     """
 
     def __init__(
         self, channels: int, *, small_stem: bool, widths: tuple[int, ...] = (32, 64, 128)
     ) -> None:
         super().__init__()
-        self.num_features = widths[-1]
+        self.num_features = 4 * widths[-1]
         self.stem = nn.Sequential(
             _conv(channels, widths[0], 3, 1 if small_stem else 2), nn.BatchNorm2d(widths[0])
         )
@@ -61,4 +66,4 @@ class ResNetTiny(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map pictures (N, C, H, W) to features (N, num_features)."""
         y: Tensor = self.stages(torch.relu_(self.stem(x)))
-        return y.mean((2, 3))
+        return F.adaptive_avg_pool2d(y, 2).flatten(1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import unicodedata
+import functools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import jinja2
 from looktwice.report import figures, gallery, numbers, words
 from looktwice.report.preview import write_preview
 from looktwice.report.record import Record, RunRecord, read_run
-from looktwice.report.writing import write_atomically
+from looktwice.storage import write_atomic
 
 if TYPE_CHECKING:
     from looktwice.augment import Policy
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 MATRIX_UP_TO = 12  # classes: more do not fit a telephone's width as numbers
 CONFUSIONS = 5
 BAD_FILES_SHOWN = 200
-BIDI_CONTROLS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls, but for tab and newline
+    "\u2028\u2029\u202a-\u202e\u2066-\u2069"  # line separators, embeddings, overrides, isolates
+    "\ud800-\udfff]"  # what os.fsdecode makes of bytes that are not UTF-8
+)
 NAME_LENGTH = 60  # letters of a class or file name before its middle is left out
 
 
@@ -42,9 +47,11 @@ def write_report(run: Path, *, splits: Splits | None, policy: Policy | None) -> 
     """
     record = read_run(run)
     page = render(record, splits, policy)
-    if splits and policy:
+    if splits is not None and policy is not None:
         write_preview(splits.train, policy, run / "figures" / "views.png", seed=_seed(record))
-    return write_atomically(run / "report.html", page.encode("utf-8"))
+    path = run / "report.html"
+    write_atomic(path, page)
+    return path
 
 
 def render(run: RunRecord, splits: Splits | None, policy: Policy | None) -> str:
@@ -120,22 +127,10 @@ def printable(value: object) -> object:
     """
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
-    return "".join(_escaped(letter) if _is_unsafe(letter) else letter for letter in value)
+    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), value)
 
 
-def _is_unsafe(letter: str) -> bool:
-    kind = unicodedata.category(letter)
-    return (
-        (kind == "Cc" and letter not in "\n\t")
-        or kind in {"Cs", "Zl", "Zp"}
-        or unicodedata.bidirectional(letter) in BIDI_CONTROLS
-    )
-
-
-def _escaped(letter: str) -> str:
-    return letter.encode("unicode_escape").decode("ascii")
-
-
+@functools.cache
 def _templates() -> jinja2.Environment:
     templates = jinja2.Environment(
         autoescape=True,

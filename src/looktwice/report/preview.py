@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from looktwice.errors import BadPictureError, DataError, UsageError
-from looktwice.report.numbers import fixed
+from looktwice.report.numbers import MINUS, fixed
 from looktwice.report.pictures import as_image, is_small
-from looktwice.report.writing import write_atomically
+from looktwice.storage import write_atomic
 
 if TYPE_CHECKING:
     from looktwice.augment import Policy
@@ -30,7 +30,6 @@ TRIES = 4  # candidates for each picture that is asked for: unreadable ones are 
 CELL = 168  # pixels: side of a picture's place in the PNG
 GAP = 12  # pixels
 LINE = 15  # pixels: line height of captions
-CAPTION_LINES = 5
 INK, QUIET, PAPER = "#1d1f21", "#5d646b", "#ffffff"
 BOX_COLOURS = ("#56b4e9", "#ffffff")  # told apart by solid and dashed lines too
 
@@ -77,10 +76,9 @@ def _parts(name: str, values: dict[str, float]) -> list[tuple[str, ...]]:
     if name == "RandomResizedCrop":
         return []
     spoken = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
-    numbers = [(key, fixed(value)) for key, value in values.items()]
-    if len(numbers) > 1:
-        return [(key, value) for key, value in numbers]
-    return [(spoken, *(word for number in numbers for word in number))]
+    if len(values) > 1:
+        return [(key, fixed(value)) for key, value in values.items()]
+    return [(spoken, *map(fixed, values.values()))]
 
 
 def view_pairs(
@@ -164,15 +162,18 @@ def write_preview(
     """
     sheet = draw_preview(view_pairs(source, policy, count, seed, epoch))
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
-    return write_atomically(path, buffer.getvalue())
+    sheet.save(buffer, "PNG")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, buffer.getvalue())
+    return path
 
 
 def draw_preview(sets: Sequence[ViewSet]) -> Image.Image:
     """Draw every picture and its views as one line of a sheet, two lines abreast."""
     abreast = min(2, len(sets))
     cells = 1 + max(len(one.views) for one in sets)
-    width, height = cells * (CELL + GAP) + 2 * GAP, CELL + CAPTION_LINES * LINE + 2 * GAP
+    caption = 1 + max(len(view.in_words) for one in sets for view in one.views)
+    width, height = cells * (CELL + GAP) + 2 * GAP, CELL + caption * LINE + 3 * GAP
     lines = -(-len(sets) // abreast)
     sheet = Image.new("RGB", (abreast * width + GAP, lines * height + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -189,11 +190,11 @@ def _draw_set(
     for number, view in enumerate(one.views, start=1):
         _draw_box(draw, view.box, scale, left, top, number)
     name = one.identifier.encode("utf-8", "backslashreplace").decode("utf-8")
-    _caption(draw, [_clip(draw, name)], left, top)
+    _caption(draw, [name], left, top)
     for number, view in enumerate(one.views, start=1):
         x = left + number * (CELL + GAP)
         _paste(sheet, view.pixels, x, top)
-        _caption(draw, [f"view {number}", *(_clip(draw, text) for text in view.in_words)], x, top)
+        _caption(draw, [f"view {number}", *view.in_words], x, top)
 
 
 def _paste(sheet: Image.Image, pixels: NDArray[np.uint8], left: int, top: int) -> float:
@@ -211,9 +212,10 @@ def _draw_box(
     draw: ImageDraw.ImageDraw, box: Box, scale: float, left: int, top: int, number: int
 ) -> None:
     y, x = top + box[0] * scale, left + box[1] * scale
-    corners = (x, y, x + box[3] * scale - 1, y + box[2] * scale - 1)
-    draw.rectangle(corners, outline=INK, width=4)
-    inner = (corners[0] + 1, corners[1] + 1, corners[2] - 1, corners[3] - 1)
+    # Room for both lines of the frame, however thin the crop.
+    right, bottom = x + max(4, box[3] * scale - 1), y + max(4, box[2] * scale - 1)
+    draw.rectangle((x, y, right, bottom), outline=INK, width=4)
+    inner = (x + 1, y + 1, right - 1, bottom - 1)
     _outline(draw, inner, BOX_COLOURS[(number - 1) % 2], dashed=number % 2 == 0)
     badge_x = x + (number - 1) * 18
     draw.rectangle((badge_x, y, badge_x + 15, y + 17), fill=INK)
@@ -236,9 +238,10 @@ def _outline(
 
 
 def _caption(draw: ImageDraw.ImageDraw, lines: Sequence[str], left: int, top: int) -> None:
-    for number, text in enumerate(lines[:CAPTION_LINES]):
+    for number, text in enumerate(lines):
         place = (left, top + CELL + 5 + number * LINE)
-        draw.text(place, text, fill=QUIET, font=_font(12))
+        # Pillow's own font has no typographic minus.
+        draw.text(place, _clip(draw, text.replace(MINUS, "-")), fill=QUIET, font=_font(12))
 
 
 def _clip(draw: ImageDraw.ImageDraw, text: str) -> str:

@@ -40,12 +40,12 @@ def verdict(run: RunRecord) -> Verdict:
     if not run.evaluation or not headline:
         return _unproven(run, caveat)
     accuracy, places = _headline_accuracy(run.evaluation)
-    title = _protocol(run.evaluation, headline["protocol"]).get("title", headline["protocol"])
+    title = str(_protocol(run.evaluation, headline["protocol"]).get("title", ""))
     baseline = row_name(headline["better_baseline"])
     better = headline["interval"][0] > 0
     advice, code = _next_step(run, better)
     return Verdict(
-        sentence=f"{_capital(str(title))}: {accuracy}, {_compared(headline, places, baseline)}.",
+        sentence=f"{_capital(_with(title))}: {accuracy}, {_compared(headline, places, baseline)}.",
         evidence=_evidence(run.evaluation, places),
         caveat=caveat,
         advice=advice,
@@ -138,6 +138,10 @@ def _protocol(evaluation: Record, name: str) -> Record:
     return {}
 
 
+def _with(title: str) -> str:
+    return f"with {title}" if title[:1].isdigit() else title
+
+
 def _headline_accuracy(evaluation: Record) -> tuple[str, int]:
     headline = evaluation["headline"]
     row = _protocol(evaluation, headline["protocol"]).get("rows", {}).get("encoder", {})
@@ -185,6 +189,10 @@ def _caveats(run: RunRecord) -> Iterator[str]:
     test = ((run.evaluation or {}).get("data") or {}).get("test")
     if test and test < FEW_TEST_PICTURES:
         yield f"Only {numbers.plural(test, 'test picture')}: the intervals are wide."
+    headline = (run.evaluation or {}).get("headline") or {}
+    note = _protocol(run.evaluation or {}, str(headline.get("protocol"))).get("note")
+    if note:
+        yield f"The labels were {note}."
     bad = len(run.bad_files) or int(run.summary.get("bad_pictures") or 0)
     if bad:
         replaced = "was replaced" if bad == 1 else "were replaced"

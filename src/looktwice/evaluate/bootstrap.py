@@ -1,0 +1,86 @@
+"""Paired bootstrap: one set of resampled test pictures for every row and protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 4000
+COVERAGE = 0.95
+_BLOCK_NUMBERS = 1 << 22  # counts held at once
+
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy over draws of labels and test pictures, with its resamples.
+
+    Attributes:
+        draws: accuracy of each draw (L,).
+        resampled: accuracy in each resample (RESAMPLES,), paired with every other Accuracy of
+            the same call.
+    """
+
+    draws: Doubles
+    resampled: Doubles
+
+    @property
+    def mean(self) -> float:
+        """Accuracy, 0 .. 1, averaged over draws."""
+        return float(self.draws.mean())
+
+    @property
+    def sd(self) -> float | None:
+        """Standard deviation over draws (L - 1 in the denominator); None for a single draw."""
+        return float(self.draws.std(ddof=1)) if len(self.draws) > 1 else None
+
+
+def resample(correct: list[NDArray[np.bool_]], seed: int) -> list[Accuracy]:
+    """Resample test pictures, and draws of labels where there are several.
+
+    Percentile bootstrap (Efron & Tibshirani 1993, section 13.3). Row l of all entries with the
+    same number of draws is taken to be the same draw, and is resampled together.
+
+    Args:
+        correct: for each thing measured, (L, T) whether draw l got test picture t right.
+        seed: of the resampling.
+    """
+    generator = np.random.default_rng(seed)
+    means = _picture_means(np.concatenate(correct).astype(np.float32), generator)
+    shares: dict[int, Doubles] = {}
+    results = []
+    first = 0
+    for entry in correct:
+        num_draws = len(entry)
+        if num_draws not in shares:
+            uniform = np.full(num_draws, 1 / num_draws)
+            shares[num_draws] = generator.multinomial(num_draws, uniform, RESAMPLES) / num_draws
+        own = means[:, first : first + num_draws]
+        first += num_draws
+        results.append(Accuracy(entry.mean(axis=1), (own * shares[num_draws]).sum(axis=1)))
+    return results
+
+
+def _picture_means(values: NDArray[np.float32], generator: np.random.Generator) -> Doubles:
+    """Return the mean of each row of ``values`` (M, T) in each resample of T, (RESAMPLES, M)."""
+    size = values.shape[1]
+    rows = max(1, _BLOCK_NUMBERS // size)
+    blocks = []
+    for first in range(0, RESAMPLES, rows):
+        count = min(rows, RESAMPLES - first)
+        picked = generator.integers(size, size=(count, size))
+        picked += size * np.arange(count)[:, None]
+        times = np.bincount(picked.ravel(), minlength=count * size).reshape(count, size)
+        # Sums of small whole numbers: exact in float32.
+        blocks.append(times.astype(np.float32) @ values.T)
+    means: Doubles = np.concatenate(blocks).astype(np.float64) / size
+    return means
+
+
+def interval(resampled: Doubles) -> list[float]:
+    """Return [low, high], the central 95 % of resampled accuracies or differences."""
+    tail = (1 - COVERAGE) / 2
+    return [float(bound) for bound in np.quantile(resampled, [tail, 1 - tail])]

@@ -1,0 +1,215 @@
+"""Training: exact resume from every step, the same bits for any loader, and what a run leaves."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import looktwice
+from looktwice import train
+from looktwice.checkpoint import list_checkpoints, load_checkpoint
+from looktwice.config import resolve, to_toml, with_values
+from looktwice.data import open_splits
+from looktwice.errors import DataError, RunError, UsageError
+from looktwice.run import Run
+
+SETTINGS = {
+    "augment.size": 8,
+    "model.image_size": 8,
+    "train.batch_size": 16,
+    "train.steps": 24,
+    "train.threads": 1,
+    "train.checkpoint_every": 1,
+    "train.keep_last": 100,
+    "data.source": "arrays",
+}
+
+
+def pictures(count=125, seed=0):
+    """Half of them bright on the left, half on the right; labels say which."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    images = generator.integers(0, 120, (count, 12, 12, 1), dtype=np.uint8)
+    images[labels == 0, :, :6] += 100
+    images[labels == 1, :, 6:] += 100
+    return images, labels
+
+
+def splits():
+    return open_splits(pictures(), validation_fraction=0.1, test_fraction=0.1, seed=0)
+
+
+def start(folder, **settings):
+    config = resolve(recipe="simclr-tiny", flags={**SETTINGS, **settings}, environ={})
+    return train.start(config, folder, command="test", file=io.StringIO(), splits=splits())
+
+
+def untimed(run):
+    records = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k != "time"} for record in records]
+
+
+def state_of(run):
+    parts, state = load_checkpoint(list_checkpoints(run.checkpoints)[-1])
+    for timed in ("seconds", "waited"):
+        state.pop(timed)
+    return parts, state
+
+
+def assert_equal_runs(a, b):
+    assert a.encoder_file.read_bytes() == b.encoder_file.read_bytes()
+    assert untimed(a) == untimed(b)
+    (parts_a, state_a), (parts_b, state_b) = state_of(a), state_of(b)
+    assert state_a == state_b
+    for part, tensors in parts_a.items():
+        assert tensors.keys() == parts_b[part].keys()
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, parts_b[part][name]), (part, name)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return start(tmp_path_factory.mktemp("runs") / "whole")
+
+
+def test_a_run_leaves_what_it_promises(undisturbed):
+    names = {path.name for path in undisturbed.path.iterdir()}
+    assert names == {
+        "config.toml", "environment.json", "metrics.jsonl", "train.log", "checkpoints",
+        "encoder.safetensors", "summary.json",
+    }  # fmt: skip
+    records = untimed(undisturbed)
+    assert [(r["epoch"], r["step"]) for r in records] == [(0, 0), (1, 6), (2, 12), (3, 18), (4, 24)]
+    assert records[0]["loss"] is None
+    assert records[1]["chance_loss"] == pytest.approx(np.log(31))
+    summary = json.loads(undisturbed.summary_file.read_text())
+    assert (summary["steps"], summary["pictures"]) == (24, 384)
+    assert len(undisturbed.log_file.read_text().splitlines()) == 5
+    features = looktwice.load_encoder(undisturbed.path)(torch.rand(3, 1, 12, 12))
+    assert features.shape == (3, 512)
+
+
+@pytest.mark.parametrize("step", range(25))
+def test_resume_after_any_step_ends_with_the_same_bits(undisturbed, tmp_path, step):
+    copy = Run(tmp_path / "copy")
+    shutil.copytree(undisturbed.path, copy.path)
+    copy.encoder_file.unlink()
+    copy.summary_file.unlink()
+    rare = with_values(copy.config(), {"train.checkpoint_every": 100})  # disks are slow
+    copy.config_file.write_text(to_toml(rare))
+    for checkpoint in list_checkpoints(copy.checkpoints)[step:]:
+        shutil.rmtree(checkpoint)
+    torch.manual_seed(12345)  # the state of the process must not matter
+    train.resume(copy.path, file=io.StringIO(), splits=splits())
+    assert_equal_runs(undisturbed, copy)
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2])
+def test_loader_threads_change_nothing(undisturbed, tmp_path, threads):
+    assert_equal_runs(undisturbed, start(tmp_path / "run", **{"data.threads": threads}))
+
+
+def test_a_second_seed_is_another_run(undisturbed, tmp_path):
+    other = start(tmp_path / "run", **{"train.seed": 1})
+    assert untimed(other)[1]["loss"] != untimed(undisturbed)[1]["loss"]
+
+
+def test_ctrl_c_finishes_the_step_saves_and_resumes_exactly(undisturbed, tmp_path, monkeypatch):
+    plain_step = train.train_step
+
+    def interrupted_step(training, batch, rate):
+        if batch.step == 9:
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain_step(training, batch, rate)
+
+    monkeypatch.setattr(train, "train_step", interrupted_step)
+    run = Run(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        start(run.path, **{"train.checkpoint_every": 100, "train.keep_last": 2})
+    monkeypatch.setattr(train, "train_step", plain_step)
+    assert list_checkpoints(run.checkpoints)[-1].name == "step-00000010"
+    assert not run.encoder_file.exists()
+    assert not [t for t in threading.enumerate() if "loader" in t.name]
+    train.resume(run.path, file=io.StringIO(), splits=splits())
+    assert undisturbed.encoder_file.read_bytes() == run.encoder_file.read_bytes()
+    assert untimed(undisturbed) == untimed(run)
+
+
+def test_a_finished_run_is_left_alone(undisturbed):
+    before = {p: p.stat().st_mtime_ns for p in undisturbed.path.rglob("*")}
+    out = io.StringIO()
+    train.resume(undisturbed.path, file=out)
+    assert "is finished: all 24 steps" in out.getvalue()
+    assert before == {p: p.stat().st_mtime_ns for p in undisturbed.path.rglob("*")}
+
+
+def test_resume_refuses_other_pictures(undisturbed, tmp_path):
+    shutil.copytree(undisturbed.path, tmp_path / "copy")
+    shutil.rmtree(list_checkpoints(tmp_path / "copy" / "checkpoints")[-1])
+    (tmp_path / "copy" / "summary.json").unlink()
+    other = open_splits(pictures(seed=1), validation_fraction=0.1, test_fraction=0.1, seed=0)
+    with pytest.raises(RunError, match="does not hold the pictures it was started with"):
+        train.resume(tmp_path / "copy", file=io.StringIO(), splits=other)
+
+
+def test_minutes_become_steps_that_are_stored(tmp_path):
+    run = start(tmp_path / "run", **{"train.steps": 0, "train.minutes": 0.03})
+    config = run.config()
+    assert config.train.steps > 0
+    assert config.train.minutes == 0
+    assert untimed(run)[-1]["step"] == config.train.steps
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    with pytest.raises(RunError, match="the step was not taken"):
+        start(tmp_path / "run", **{"optim.base_lr": 1000.0, "optim.warmup_epochs": 0.0,
+              "augment.jitter_p": 0.0, "train.steps": 400, "train.checkpoint_every": 0,
+              "optim.name": "sgd", "optim.weight_decay": 1.0})  # fmt: skip
+    parts, _ = load_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[-1])
+    assert all(t.isfinite().all() for t in parts["method"].values())
+
+
+def test_existing_runs_and_files_are_never_overwritten(undisturbed, tmp_path):
+    with pytest.raises(RunError, match="holds a run already and is left as it is"):
+        start(undisturbed.path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match="exists already and is left as it is"):
+        start(tmp_path / "full")
+    with pytest.raises(RunError, match="is not a folder"):
+        start(tmp_path / "full" / "thesis.tex" / "run")
+
+
+def test_a_batch_larger_than_the_data_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UsageError, match="batch_size 4096 is larger than the 102 training"):
+        start(tmp_path / "run", **{"train.batch_size": 4096})
+    assert not (tmp_path / "run").exists()
+
+
+def test_pretrain_takes_arrays_and_returns_the_run(tmp_path):
+    out = io.StringIO()
+    settings = {k: v for k, v in SETTINGS.items() if k != "data.source"}
+    run = looktwice.pretrain(
+        pictures(), recipe="simclr-tiny", out=tmp_path / "run", file=out,
+        settings={**settings, "train.steps": 3},
+    )  # fmt: skip
+    assert run == tmp_path / "run"
+    assert "k-NN" in out.getvalue()
+    unlabelled = looktwice.pretrain(
+        pictures()[0], recipe="simclr-tiny", out=tmp_path / "two", file=io.StringIO(),
+        settings={**settings, "train.steps": 3},
+    )  # fmt: skip
+    assert untimed(Run(unlabelled))[-1]["knn"] is None
+    assert untimed(Run(unlabelled))[-1]["health"] is not None
+
+
+def test_pictures_given_in_memory_are_asked_for_on_resume(undisturbed, tmp_path):
+    shutil.copytree(undisturbed.path, tmp_path / "copy")
+    with pytest.raises(DataError, match="arrays"):
+        train.resume(tmp_path / "copy", file=io.StringIO())

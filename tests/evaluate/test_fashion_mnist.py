@@ -1,0 +1,21 @@
+"""Raw pixels of the shipped data reach the figures that encoders are compared with."""
+
+import torch
+
+from looktwice.data import open_splits
+from looktwice.evaluate import raw_pixels
+from looktwice.evaluate.protocol import SplitFeatures, _knn, _Known, _linear
+
+
+def test_the_baseline_is_no_straw_man():
+    splits = open_splits("fashion-mnist-10k")
+    sources = (splits.train, splits.validation, splits.test)
+    row = SplitFeatures(*(raw_pixels(source)[0] for source in sources))
+    train, validation, test = (torch.from_numpy(source.labels) for source in sources)
+    known = _Known(train, validation, 10)
+    accuracies = [
+        float((outcome.predicted[0] == test).double().mean())
+        for outcome in (_knn(row, known), _linear(row, known))
+    ]
+    assert accuracies[0] >= 0.815
+    assert accuracies[1] >= 0.832

@@ -1,0 +1,59 @@
+"""Raw pixels of sources of every kind."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from looktwice.data import open_source
+from looktwice.errors import BadPictureError, DataError
+from looktwice.evaluate import raw_pixels
+
+GENERATOR = np.random.default_rng(0)
+
+
+def test_small_pictures_are_taken_whole():
+    images = GENERATOR.integers(256, size=(5, 28, 20, 3), dtype=np.uint8)
+    pixels, kept = raw_pixels(open_source(images))
+    assert pixels.dtype == torch.float32
+    np.testing.assert_allclose(pixels.numpy(), images.reshape(5, -1) / 255, atol=1e-7)
+    assert kept.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_large_pictures_are_resized_and_cropped_to_the_centre():
+    wide = np.zeros((1, 64, 128, 1), dtype=np.uint8)
+    wide[:, :, 32:96] = 200  # exactly the central square
+    pixels, _ = raw_pixels(open_source(wide))
+    square = pixels.view(32, 32)
+    assert pixels.shape == (1, 32 * 32)
+    torch.testing.assert_close(square[:, 1:-1], torch.full((32, 30), 200 / 255))
+    high = np.ascontiguousarray(wide.transpose(0, 2, 1, 3))
+    torch.testing.assert_close(raw_pixels(open_source(high))[0].view(32, 32).T, square)
+
+
+def test_resizing_is_pillows(tmp_path):
+    picture = GENERATOR.integers(256, size=(90, 90, 3), dtype=np.uint8)
+    pixels, _ = raw_pixels(open_source(picture[None]))
+    expected = np.asarray(Image.fromarray(picture).resize((32, 32), Image.Resampling.BILINEAR))
+    assert np.abs(pixels.numpy() * 255 - expected.reshape(1, -1)).max() <= 1
+
+
+def test_a_folder_of_many_sizes_gives_one_width_and_leaves_out_what_is_bad(tmp_path):
+    for number, size in enumerate([(28, 28), (40, 33), (1, 70)]):
+        Image.new("RGB", size, (number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "00.png").write_bytes(b"not a picture")
+    pixels, kept = raw_pixels(open_source(tmp_path))
+    assert pixels.shape == (3, 32 * 32 * 3)
+    assert kept.tolist() == [1, 2, 3]
+    torch.testing.assert_close(pixels[:, 0] * 255, torch.tensor([0.0, 1.0, 2.0]))
+
+
+def test_nothing_readable_is_one_line(monkeypatch):
+    source = open_source(np.zeros((2, 4, 4), dtype=np.uint8), split="train")
+
+    def bad(i):
+        raise BadPictureError(str(i), "broken")
+
+    monkeypatch.setattr(source, "image", bad)
+    with pytest.raises(DataError, match="none of the 2 pictures"):
+        raw_pixels(source)

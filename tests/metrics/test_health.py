@@ -1,0 +1,184 @@
+"""Health against slow loops and closed forms; the verdict in words."""
+
+import dataclasses
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from looktwice.errors import UsageError
+from looktwice.metrics import Health, health_verdict, measure_health
+from looktwice.metrics.health import alignment, effective_rank, infonce_bound, uniformity
+
+N, D, TEMPERATURE = 24, 6, 0.2
+
+
+@pytest.fixture
+def views():
+    generator = torch.Generator().manual_seed(1)
+    z0 = torch.randn(N, D, generator=generator) + 0.5
+    return z0, z0 + 0.8 * torch.randn(N, D, generator=generator)
+
+
+def unit(z):
+    rows = z.double().numpy()
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_measures_equal_slow_loops(views):
+    health = measure_health(*views, TEMPERATURE)
+    u0, u1 = unit(views[0]), unit(views[1])
+    both = np.concatenate([u0, u1])
+    pairs = [(i, j) for i, j in itertools.permutations(range(2 * N), 2) if i % N != j % N]
+    assert health.positive_similarity == pytest.approx(
+        np.mean([a @ b for a, b in zip(u0, u1, strict=True)])
+    )
+    assert health.negative_similarity == pytest.approx(
+        np.mean([both[i] @ both[j] for i, j in pairs])
+    )
+    assert health.alignment == pytest.approx(
+        np.mean([((a - b) ** 2).sum() for a, b in zip(u0, u1, strict=True)])
+    )
+    potentials = [
+        np.log(
+            np.mean(
+                [
+                    np.exp(-2 * ((u[i] - u[j]) ** 2).sum())
+                    for i, j in itertools.combinations(range(N), 2)
+                ]
+            )
+        )
+        for u in (u0, u1)
+    ]
+    assert health.uniformity == pytest.approx(np.mean(potentials))
+    assert health.dimensions == D
+
+
+def test_bound_and_top1_equal_the_paper_term_by_term(views):
+    health = measure_health(*views, TEMPERATURE)
+    both = np.concatenate([unit(views[0]), unit(views[1])])
+    losses, hits = [], []
+    for i in range(2 * N):
+        mate = (i + N) % (2 * N)
+        others = [k for k in range(2 * N) if k != i]
+        total = sum(math.exp(both[i] @ both[k] / TEMPERATURE) for k in others)
+        losses.append(-math.log(math.exp(both[i] @ both[mate] / TEMPERATURE) / total))
+        hits.append(max(others, key=lambda k: both[i] @ both[k]) == mate)
+    assert health.infonce_bound == pytest.approx(math.log(2 * N - 1) - np.mean(losses))
+    assert health.infonce_ceiling == pytest.approx(math.log(2 * N - 1))
+    assert health.top1 == pytest.approx(np.mean(hits))
+
+
+def test_effective_rank_is_rankme(views):
+    singular = np.linalg.svd(unit(views[0]), compute_uv=False)
+    share = singular / singular.sum() + 1e-7
+    assert effective_rank(views[0]) == pytest.approx(np.exp(-(share * np.log(share)).sum()))
+
+
+def test_closed_forms():
+    corners = torch.eye(D)
+    assert effective_rank(corners) == pytest.approx(D, abs=1e-4)
+    assert effective_rank(torch.ones(N, D)) == pytest.approx(1.0, abs=1e-4)
+    assert alignment(corners, -corners) == pytest.approx(4.0)
+    assert uniformity(corners) == pytest.approx(-4.0)  # squared distance 2, t = 2
+    assert infonce_bound(torch.ones(N, D), torch.ones(N, D), 0.1)[0] == pytest.approx(0.0)
+    bound, ceiling = infonce_bound(corners, corners, 0.01)
+    assert bound == pytest.approx(ceiling)
+
+
+def test_a_constant_embedding_scores_no_top1():
+    constant = measure_health(torch.ones(N, D), torch.ones(N, D), TEMPERATURE)
+    assert constant.top1 == 0.0
+    assert constant.negative_similarity == pytest.approx(1.0)
+
+
+def test_lengths_do_not_matter_and_small_temperatures_are_finite(views):
+    z0, z1 = views
+    scaled = measure_health(z0 * torch.arange(1, N + 1)[:, None], z1 * 100, TEMPERATURE)
+    expected = measure_health(z0, z1, TEMPERATURE)
+    for name, value in scaled.as_dict().items():
+        assert value == pytest.approx(getattr(expected, name), abs=1e-6)
+    assert math.isfinite(measure_health(z0, z1, 1e-3).infonce_bound)
+
+
+def test_health_survives_json(views):
+    health = measure_health(*views, TEMPERATURE)
+    assert Health(**json.loads(json.dumps(health.as_dict()))) == health
+
+
+def test_shapes_are_checked(views):
+    with pytest.raises(UsageError, match="equal shape"):
+        measure_health(views[0], views[1][:-1], TEMPERATURE)
+    with pytest.raises(UsageError, match="N >= 2"):
+        measure_health(views[0][:1], views[1][:1], TEMPERATURE)
+
+
+UNTRAINED = Health(0.99, 0.93, 0.02, -0.3, 6.0, 128, 0.4, 6.2, 0.05)
+LEARNED = dataclasses.replace(UNTRAINED, infonce_bound=3.1)
+VERDICTS = {
+    "untrained": UNTRAINED,
+    "healthy: two views of a picture are 0.80 similar, of different pictures 0.05; 61.0 of 128 "
+    "dimensions in use (untrained 6.0)": dataclasses.replace(
+        LEARNED, positive_similarity=0.8, negative_similarity=0.05, effective_rank=61.0
+    ),
+    "collapsed: all pictures get nearly the same embedding": dataclasses.replace(
+        UNTRAINED,
+        positive_similarity=1.0,
+        negative_similarity=0.999,
+        effective_rank=1.1,
+        infonce_bound=0.0,
+    ),
+    "collapsed: 1.7 of 128 dimensions": dataclasses.replace(
+        LEARNED, negative_similarity=0.0, effective_rank=1.7
+    ),
+    "not learning yet: the loss is at chance": dataclasses.replace(
+        UNTRAINED,
+        negative_similarity=0.0,
+        positive_similarity=0.01,
+        effective_rank=90.0,
+        infonce_bound=-0.2,
+    ),
+    "not learning yet: the loss is no better": dataclasses.replace(UNTRAINED, infonce_bound=0.5),
+    "diverged": dataclasses.replace(UNTRAINED, infonce_bound=math.nan),
+}
+
+
+@pytest.mark.parametrize("expected", VERDICTS)
+def test_verdict(expected):
+    assert health_verdict(VERDICTS[expected], UNTRAINED).startswith(expected)
+
+
+def test_an_untrained_network_that_is_constant_gets_time():
+    constant = dataclasses.replace(
+        UNTRAINED, negative_similarity=0.985, effective_rank=1.6, infonce_bound=0.01
+    )
+    after = dataclasses.replace(constant, infonce_bound=0.02)
+    assert health_verdict(after, constant, progress=0.05).startswith("not learning yet")
+    assert health_verdict(after, constant, progress=0.5).startswith("collapsed")
+
+
+def test_embeddings_that_are_not_numbers_are_a_verdict_not_a_crash(views):
+    broken = views[0].clone()
+    broken[3, 2] = math.nan
+    health = measure_health(broken, views[1], TEMPERATURE)
+    assert health_verdict(health, UNTRAINED).startswith("diverged")
+
+
+def test_real_embeddings_that_collapse_are_named():
+    generator = torch.Generator().manual_seed(2)
+    spread = torch.randn(256, 32, generator=generator)
+    shaken = spread + 0.1 * torch.randn(256, 32, generator=generator)
+    untrained = measure_health(
+        spread + 5, spread + 5 + 2 * torch.randn(256, 32, generator=generator), 0.2
+    )
+    constant = measure_health(spread * 0.01 + 5, shaken * 0.01 + 5, 0.2)
+    assert health_verdict(constant, untrained).startswith("collapsed: all pictures")
+    line = torch.zeros(256, 32)
+    line[:, 0] = spread[:, 0].sign()
+    assert health_verdict(measure_health(line, line, 0.2), untrained).startswith(
+        "collapsed: 1.0 of 32"
+    )
+    assert health_verdict(measure_health(spread, shaken, 0.2), untrained).startswith("healthy")

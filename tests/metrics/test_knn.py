@@ -1,0 +1,89 @@
+"""Weighted k-NN against a slow loop and scikit-learn; ties and bounded memory."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+
+from looktwice.errors import UsageError
+from looktwice.metrics import knn, knn_predict, knn_scores, nearest
+
+
+@pytest.fixture
+def data():
+    generator = torch.Generator().manual_seed(0)
+    bank = torch.randn(150, 12, generator=generator)
+    labels = torch.randint(5, (150,), generator=generator)
+    queries = torch.randn(40, 12, generator=generator) * 7
+    return bank, labels, queries
+
+
+def slow_scores(bank, labels, queries, k, classes, temperature):
+    """MoCo's vote, one query at a time, in float64."""
+    unit = lambda x: x / np.linalg.norm(x)
+    rows = []
+    for query in queries.double().numpy():
+        similarity = [float(unit(query) @ unit(row)) for row in bank.double().numpy()]
+        order = sorted(range(len(similarity)), key=lambda i: (-similarity[i], i))[:k]
+        votes = np.zeros(classes)
+        for i in order:
+            votes[labels[i]] += np.exp(similarity[i] / temperature)
+        rows.append(votes / votes.sum())
+    return np.array(rows)
+
+
+def test_scores_equal_the_slow_loop(data):
+    bank, labels, queries = data
+    scores = knn_scores(bank, labels, queries, [1, 5, 20, 150], 5, temperature=0.1)
+    assert list(scores) == [1, 5, 20, 150]
+    for k, found in scores.items():
+        expected = slow_scores(bank, labels, queries, k, 5, 0.1)
+        np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
+def test_predictions_equal_scikit_learn(data):
+    bank, labels, queries = data
+    for k, found in knn_predict(bank, labels, queries, [3, 10], 5, temperature=0.07).items():
+        oracle = KNeighborsClassifier(
+            k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07)
+        ).fit(bank.numpy(), labels.numpy())
+        assert found.tolist() == oracle.predict(queries.numpy()).tolist()
+
+
+def test_blocks_change_nothing(data, monkeypatch):
+    bank, labels, queries = data
+    whole = knn_predict(bank, labels, queries, [1, 10], 5)
+    monkeypatch.setattr(knn, "BLOCK_NUMBERS", 7 * len(bank))
+    for k, found in knn_predict(bank, labels, queries, [1, 10], 5).items():
+        assert torch.equal(found, whole[k])
+
+
+def test_of_equal_neighbours_the_first_in_the_bank_wins():
+    bank = torch.tensor([[0.0, 1.0], [1.0, 0.0], [2.0, 0.0], [4.0, 0.0], [8.0, 0.0], [1.0, 1.0]])
+    similarity, indices = nearest(bank, torch.tensor([[1.0, 0.0]] * 3), 3)
+    assert indices.tolist() == [[1, 2, 3]] * 3
+    assert similarity.tolist() == [[1.0, 1.0, 1.0]] * 3
+    assert nearest(bank, torch.tensor([[1.0, 0.0]]), 5)[1].tolist() == [[1, 2, 3, 4, 5]]
+    votes = torch.tensor([0, 3, 2, 1, 1, 0])
+    assert knn_predict(bank, votes, torch.tensor([[1.0, 0.0]]), [3, 4], 4) == {
+        3: torch.tensor([1]),  # 3, 2 and 1 have one vote each: the lowest class
+        4: torch.tensor([1]),
+    }
+
+
+def test_any_temperature_is_finite(data):
+    bank, labels, queries = data
+    for temperature in (1e-4, 0.011, 1e4):
+        scores = knn_scores(bank, labels, queries, [20], 5, temperature)[20]
+        torch.testing.assert_close(scores.sum(dim=1), torch.ones(40))
+
+
+def test_a_feature_of_zeros_is_nobodys_neighbour():
+    similarity, _ = nearest(torch.zeros(2, 3), torch.ones(1, 3), 1)
+    assert similarity.tolist() == [[0.0]]
+
+
+@pytest.mark.parametrize("k", [0, 151])
+def test_k_out_of_range(data, k):
+    with pytest.raises(UsageError, match=rf"k must lie in 1 .. 150.*found {k}"):
+        nearest(data[0], data[2], k)
