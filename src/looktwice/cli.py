@@ -20,6 +20,7 @@ DEMO_SOURCE, DEMO_RECIPE = "fashion-mnist-10k", "simclr-tiny"
 app = App(
     name="looktwice",
     help="Learn visual features from unlabelled pictures, and prove that they are good.",
+    help_format="plaintext",
     help_epilogue="Start with: looktwice demo. --debug shows where an error comes from.",
     version=looktwice.__version__,
     default_parameter=Parameter(negative=()),
@@ -40,10 +41,10 @@ def _settings_type() -> Any:
             (entry.name, _flag_type(f"{section}.{entry.name}", entry, group), None)
             for entry in dataclasses.fields(kind)
         ]
-        partial = dataclasses.make_dataclass(
+        partial: Any = dataclasses.make_dataclass(
             f"{section.title()}Flags", fields, frozen=True, namespace={"__module__": __name__}
         )
-        flags = Annotated[partial, Parameter(group=group)]
+        flags: Any = Annotated[partial, Parameter(group=group)]
         groups.append((section, flags, dataclasses.field(default_factory=partial)))
     return dataclasses.make_dataclass(
         "Flags", groups, frozen=True, namespace={"__module__": __name__}

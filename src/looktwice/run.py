@@ -44,7 +44,7 @@ class Run:
 
     @property
     def log_file(self) -> Path:
-        """What the terminal showed."""
+        """One line an epoch, as on the terminal."""
         return self.path / "train.log"
 
     @property

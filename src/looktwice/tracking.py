@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,8 @@ from looktwice.errors import UsageError
 
 def check_tensorboard() -> None:
     """Raise UsageError when TensorBoard is not installed."""
-    try:
-        import tensorboard  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "--train.tensorboard needs TensorBoard: pip install 'looktwice[tracking]'"
-        ) from error
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UsageError("--train.tensorboard needs TensorBoard: pip install 'looktwice[tracking]'")
 
 
 def write_events(folder: Path, record: dict[str, Any]) -> None:

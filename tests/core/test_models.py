@@ -34,14 +34,14 @@ def test_resnet_tiny_is_the_network_described():
     convolutions = [m for m in backbone.modules() if isinstance(m, nn.Conv2d)]
     assert [c.out_channels for c in convolutions] == [32, 32, 32, 64, 64, 64, 128, 128, 128]
     assert convolutions[0].stride == (2, 2)
-    assert backbone(torch.zeros(2, 1, 20, 20)).shape == (2, 512)
+    assert backbone(torch.zeros(2, 1, 20, 20)).shape == (2, 768)
 
 
 @pytest.mark.parametrize("side", [1, 5, 16, 28, 33])
 def test_resnet_tiny_takes_any_side(side):
     assert build_backbone("resnet-tiny", channels=3, small_stem=True)(
         torch.zeros(2, 3, side, side)
-    ).shape == (2, 512)
+    ).shape == (2, 768)
 
 
 def test_timm_resnets_get_the_small_stem():
@@ -87,7 +87,7 @@ def test_bytes_and_floats_give_the_same_features():
     encoder = make_encoder()
     pictures = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8)
     features = encoder(pictures)
-    assert features.shape == (5, 512)
+    assert features.shape == (5, 768)
     assert features.dtype == torch.float32
     torch.testing.assert_close(encoder(pictures.float() / 255), features)
     by_hand = encoder.backbone((pictures.float() / 255 - 0.5) / 0.25)
@@ -100,7 +100,7 @@ def test_other_sizes_are_resized_by_the_short_side_and_cropped():
     expected = F.interpolate(wide, size=(28, 50), mode="bilinear", antialias=True)[..., 11:39]
     assert torch.equal(encoder.prepare(wide), expected)
     for height, width in [(1, 1), (3, 90), (28, 29), (500, 375)]:
-        assert encoder(torch.zeros(1, 1, height, width)).shape == (1, 512)
+        assert encoder(torch.zeros(1, 1, height, width)).shape == (1, 768)
 
 
 def test_colour_encoders_take_grey_and_grey_ones_refuse_colour():

@@ -92,7 +92,7 @@ def test_a_run_leaves_what_it_promises(undisturbed):
     assert (summary["steps"], summary["pictures"]) == (24, 384)
     assert len(undisturbed.log_file.read_text().splitlines()) == 5
     features = looktwice.load_encoder(undisturbed.path)(torch.rand(3, 1, 12, 12))
-    assert features.shape == (3, 512)
+    assert features.shape == (3, 768)
 
 
 @pytest.mark.parametrize("step", range(25))

@@ -17,5 +17,5 @@ def test_the_baseline_is_no_straw_man():
         float((outcome.predicted[0] == test).double().mean())
         for outcome in (_knn(row, known), _linear(row, known))
     ]
-    assert accuracies[0] >= 0.815
-    assert accuracies[1] >= 0.832
+    assert accuracies[0] >= 0.80  # k 10 wins on validation; k 5 would reach 82.0
+    assert accuracies[1] >= 0.835

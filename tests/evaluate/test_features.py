@@ -44,7 +44,7 @@ def test_a_folder_of_many_sizes_gives_one_width_and_leaves_out_what_is_bad(tmp_p
     (tmp_path / "00.png").write_bytes(b"not a picture")
     pixels, kept = raw_pixels(open_source(tmp_path))
     assert pixels.shape == (3, 32 * 32 * 3)
-    assert kept.tolist() == [1, 2, 3]
+    assert kept.tolist() == [0, 2, 3]
     torch.testing.assert_close(pixels[:, 0] * 255, torch.tensor([0.0, 1.0, 2.0]))
 
 

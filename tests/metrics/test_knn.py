@@ -20,7 +20,10 @@ def data():
 
 def slow_scores(bank, labels, queries, k, classes, temperature):
     """MoCo's vote, one query at a time, in float64."""
-    unit = lambda x: x / np.linalg.norm(x)
+
+    def unit(x):
+        return x / np.linalg.norm(x)
+
     rows = []
     for query in queries.double().numpy():
         similarity = [float(unit(query) @ unit(row)) for row in bank.double().numpy()]

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from looktwice.evaluate.features import raw_pixels
 from looktwice.evaluate.protocol import SplitFeatures, SplitLabels, evaluate_features
-from looktwice.features import extract
+from looktwice.evaluate.run import evaluate_run, table
 
-__all__ = ["SplitFeatures", "SplitLabels", "evaluate_features", "extract", "raw_pixels"]
+__all__ = [
+    "SplitFeatures",
+    "SplitLabels",
+    "evaluate_features",
+    "evaluate_run",
+    "raw_pixels",
+    "table",
+]

@@ -52,7 +52,7 @@ def _central_square(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     height, width = picture.shape[:2]
     scale = side / min(height, width)
     rows, columns = max(side, round(height * scale)), max(side, round(width * scale))
-    pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
+    pixels = torch.tensor(picture).permute(2, 0, 1)[None]
     resized = F.interpolate(pixels, size=[rows, columns], mode="bilinear", antialias=True)
     top, left = (rows - side) // 2, (columns - side) // 2
     square = resized[0, :, top : top + side, left : left + side]

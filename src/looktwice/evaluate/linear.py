@@ -17,12 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from looktwice.evaluate.lbfgs import minimise
+
 # Largest entry of the gradient where a solution is accepted, in coordinates where the Hessian is
 # about the identity: the excess of the objective is then of the order of its square. Relative to
 # the gradient at W = 0 where that is below 1, since strong regularisation makes everything small.
 TOLERANCE = 1e-3
 MAX_ITERATIONS = 500
-MEMORY = 10  # pairs of steps that L-BFGS keeps
 # Of fewer pictures than features, components below this share of the largest variance are rounding.
 RANK_TOLERANCE = 1e-10
 
@@ -93,7 +94,7 @@ def fit_path(
     The optimal W lies in the span of the centred features (its gradient does), so the problem is
     solved in their principal components. There the Hessian is nearly diagonal, about
     variance * mean p (1 - p) + l2, and scaling by its inverse root leaves a problem that L-BFGS
-    (Liu & Nocedal 1989) solves in tens of steps.
+    solves in tens of steps.
 
     Args:
         features: float32 or float64 (N, D), standardised; sets the precision of the products.
@@ -151,24 +152,19 @@ class _Problem:
         hessian = torch.cat([curvature * self._variances + l2, curvature[None]])
         scale = hessian.rsqrt()
         steepest = float((self._first_gradient * scale).abs().max())
-        scaled = self._solution / scale
-        optimiser = torch.optim.LBFGS(
-            [scaled],
-            max_iter=MAX_ITERATIONS,
-            max_eval=2 * MAX_ITERATIONS,
-            history_size=MEMORY,
-            tolerance_grad=tolerance * min(1.0, steepest),
-            tolerance_change=0.0,
-            line_search_fn="strong_wolfe",
+
+        def value_and_gradient(flat: Tensor) -> tuple[float, Tensor]:
+            value, gradient = self._value_and_gradient(flat.view_as(self._solution) * scale, l2)
+            return value, (gradient * scale).flatten()
+
+        found = minimise(
+            value_and_gradient,
+            (self._solution / scale).flatten(),
+            tolerance=tolerance * min(1.0, steepest),
+            max_iterations=MAX_ITERATIONS,
+            noise=torch.finfo(self._coordinates.dtype).eps,
         )
-
-        def closure() -> float:
-            value, gradient = self._value_and_gradient(scaled * scale, l2)
-            scaled.grad = gradient * scale
-            return value
-
-        optimiser.step(closure)  # type: ignore[no-untyped-call]
-        self._solution = scaled * scale
+        self._solution = found.view_as(self._solution) * scale
         return self._solution
 
     def _curvature(self) -> Tensor:

@@ -7,13 +7,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from looktwice.build import best_device, open_device, untrained_encoder
 from looktwice.data import Source, Splits
 from looktwice.errors import DataError, RunError
+from looktwice.evaluate.features import raw_pixels
 from looktwice.evaluate.protocol import SplitFeatures, SplitLabels, evaluate_features
-from looktwice.features import Features, extract, raw_pixels
+from looktwice.features import extract
 from looktwice.models import Encoder, read_encoder
 from looktwice.run import Run, open_data, open_run
 from looktwice.storage import write_atomic
@@ -51,7 +54,7 @@ def evaluate_run(
         "raw-pixels": [raw_pixels(part) for part in parts],
         "untrained": [extract(untrained_encoder(config, splits).to(target), p) for p in parts],
     }
-    kept = [features.kept for features in rows["encoder"]]
+    kept = [indices for _, indices in rows["encoder"]]
     labels = [_labels(part)[index] for part, index in zip(parts, kept, strict=True)]
     assert splits.train.class_names is not None
     result = {
@@ -62,13 +65,13 @@ def evaluate_run(
         },
         "encoder": _about(encoder, run),
         **evaluate_features(
-            {name: SplitFeatures(*(f.values for f in found)) for name, found in rows.items()},
+            {name: SplitFeatures(*(values for values, _ in found)) for name, found in rows.items()},
             SplitLabels(*labels),
             splits.train.class_names,
             seed=seed,
         ),
     }
-    _point_at_sources(result["neighbours"], rows["encoder"], len(splits.train))
+    _point_at_sources(result["neighbours"], kept, len(splits.train))
     result["seconds"] = round(time.perf_counter() - begun, 1)
     write_atomic(run.evaluation_file, json.dumps(result, indent=1))
     return result
@@ -98,10 +101,10 @@ def _about(encoder: Encoder, run: Run) -> dict[str, Any]:
 
 
 def _point_at_sources(
-    strips: list[dict[str, Any]], features: list[Features], num_train: int
+    strips: list[dict[str, Any]], kept: list[NDArray[np.int64]], num_train: int
 ) -> None:
     """Turn rows of readable pictures into indices of the sources: train, then validation."""
-    train, validation, test = (found.kept for found in features)
+    train, validation, test = kept
     for strip in strips:
         strip["query"] = int(test[strip["query"]])
         strip["neighbours"] = [
@@ -116,7 +119,7 @@ def table(result: dict[str, Any]) -> str:
     for protocol in result["protocols"]:
         rows = protocol["rows"]
         cells = [_cell(rows[row]) if row in rows else "" for row in ROWS]
-        better = max(protocol["differences"], key=lambda row, rows=rows: rows[row]["accuracy"])
+        better = max((rows[row]["accuracy"], row) for row in protocol["differences"])[1]
         gain = protocol["differences"][better]
         low, high = (100 * end for end in gain["interval"])
         lines.append(

@@ -38,32 +38,37 @@ class BasicBlock(nn.Module):
 
 @final
 class ResNetTiny(nn.Module):
-    """3×3 stem of stride 2 (1 if `small_stem`), one block each of `widths`, 2×2 average pooling.
+    """3×3 stem of stride 2 (1 if `small_stem`), one block each of `widths`, features of two stages.
 
-    Features are the averages over the four quarters of the last map, so that they still tell
-    top from bottom: with so few layers, averaging over the whole map costs about two points of
-    linear and k-NN accuracy on Fashion-MNIST (recipe `simclr-tiny`).
+    A feature is the last two stages' maps, each averaged over its four quarters, put together
+    and brought to mean 0 and variance 1 by a batch-norm without weights. With so few layers the
+    quarters, the earlier stage and the common scale are each worth about a point of accuracy
+    over one average of the last map (measured for recipe `simclr-tiny`).
 
-    With widths 32, 64, 128: 0.31 M parameters, 512 features, 11 MFLOP forward for a 20-px view.
+    With widths 32, 64, 128: 0.31 M parameters, 768 features, 11 MFLOP forward for a 20-px view.
     """
 
     def __init__(
-        self, channels: int, *, small_stem: bool, widths: tuple[int, ...] = (32, 64, 128)
+        self, channels: int, *, small_stem: bool, widths: tuple[int, int, int] = (32, 64, 128)
     ) -> None:
         super().__init__()
-        self.num_features = 4 * widths[-1]
+        first, second, third = widths
+        self.num_features = 4 * (second + third)
         self.stem = nn.Sequential(
-            _conv(channels, widths[0], 3, 1 if small_stem else 2), nn.BatchNorm2d(widths[0])
+            _conv(channels, first, 3, 1 if small_stem else 2), nn.BatchNorm2d(first)
         )
-        pairs = zip((widths[0], *widths[:-1]), widths, strict=True)
-        self.stages = nn.Sequential(
-            *(BasicBlock(a, b, 1 if i == 0 else 2) for i, (a, b) in enumerate(pairs))
-        )
+        self.stage1 = BasicBlock(first, first, 1)
+        self.stage2 = BasicBlock(first, second, 2)
+        self.stage3 = BasicBlock(second, third, 2)
+        self.feature_norm = nn.BatchNorm1d(self.num_features, affine=False)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         """Map pictures (N, C, H, W) to features (N, num_features)."""
-        y: Tensor = self.stages(torch.relu_(self.stem(x)))
-        return F.adaptive_avg_pool2d(y, 2).flatten(1)
+        middle = self.stage2(self.stage1(torch.relu_(self.stem(x))))
+        last = self.stage3(middle)
+        quarters = [F.adaptive_avg_pool2d(y, 2).flatten(1) for y in (middle, last)]
+        features: Tensor = self.feature_norm(torch.cat(quarters, dim=1))
+        return features

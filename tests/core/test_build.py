@@ -1,0 +1,182 @@
+"""Every option reaches code: changing it changes what is built or what a run leaves."""
+
+import hashlib
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from looktwice import config as configuration
+from looktwice import train
+from looktwice.build import build, settle, untrained_encoder
+from looktwice.checkpoint import list_checkpoints
+from looktwice.config import resolve
+from looktwice.data import open_splits
+from looktwice.errors import UsageError
+
+BASE = {
+    "augment.size": 8,
+    "train.batch_size": 16,
+    "train.epochs": 5.0,
+    "train.threads": 1,
+    "optim.warmup_epochs": 0.25,
+}
+
+BUILT = {
+    "data.validation_fraction": 0.3,
+    "data.test_fraction": 0.4,
+    "data.split_seed": 1,
+    "data.max_bad": 0.5,
+    "data.threads": 2,
+    "augment.policy": "moco-v1",
+    "augment.size": 12,
+    "augment.min_scale": 0.5,
+    "augment.max_scale": 0.9,
+    "augment.interpolation": "bicubic",
+    "augment.flip_p": 0.1,
+    "augment.strength": 0.1,
+    "augment.jitter_p": 0.1,
+    "augment.gray_p": 0.7,
+    "augment.blur_p": 0.7,
+    "model.backbone": "resnet18",
+    "model.stem": "small",
+    "model.image_size": 9,
+    "model.head": "linear",
+    "model.head_layers": 3,
+    "model.head_width": 7,
+    "model.embedding_dim": 9,
+    "method.temperature": 0.7,
+    "optim.name": "adamw",
+    "optim.base_lr": 0.01,
+    "optim.lr_scaling": "sqrt",
+    "optim.momentum": 0.3,
+    "optim.weight_decay": 0.5,
+    "optim.warmup_epochs": 0.4,
+    "train.epochs": 7.0,
+    "train.steps": 3,
+    "train.batch_size": 8,
+    "train.seed": 5,
+    "train.threads": 2,
+    "train.compile": True,
+}
+ELSEWHERE = {
+    "data.source": "test_cli: folders and names",
+    "data.root": "tests/data: fashion-mnist under a root",
+    "model.init": "test_models and below",
+    "method.name": "below",
+    "train.minutes": "test_train: minutes become steps",
+    "train.device": "below",
+    "train.amp": "below",
+    "train.monitor_every": "below",
+    "train.checkpoint_every": "test_train and below",
+    "train.keep_last": "below",
+    "train.tensorboard": "below",
+}
+
+
+def pictures():
+    generator = np.random.default_rng(0)
+    return generator.integers(0, 256, (120, 10, 10, 3), dtype=np.uint8), np.arange(120) % 3
+
+
+def built(**flags):
+    layers = {**BASE, **flags}
+    if "train.steps" in flags:
+        layers.pop("train.epochs")
+    config = resolve(recipe="simclr-tiny", flags=layers, environ={})
+    data = config.data
+    splits = open_splits(
+        pictures(),
+        validation_fraction=data.validation_fraction,
+        test_fraction=data.test_fraction,
+        seed=data.split_seed,
+    )
+    return build(settle(config, splits), splits)
+
+
+def signature(training):
+    weights = hashlib.sha256()
+    for value in training.method.state_dict().values():
+        weights.update(value.numpy().tobytes())
+    groups = [
+        {k: v for k, v in group.items() if k != "params"}
+        for group in training.optimizer.param_groups
+    ]
+    loader = training.loader
+    splits = training.splits
+    return (
+        training.policy, repr(training.method), weights.hexdigest(), training.method.temperature,
+        type(training.optimizer).__name__, repr(groups), training.peak_lr, training.warmup_steps,
+        loader.steps_per_epoch, loader._batch_size, loader._seed, loader._threads, loader._max_bad,
+        training.encoder.spec, training.config.train.steps, torch.get_num_threads(),
+        tuple(part.fingerprint() for part in (splits.train, splits.validation, splits.test)),
+        training.method.backbone._compiled_call_impl is None,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base_signature():
+    return signature(built())
+
+
+def test_every_option_is_looked_at_here_or_named():
+    assert BUILT.keys() | ELSEWHERE.keys() == configuration.options().keys()
+    assert not BUILT.keys() & ELSEWHERE.keys()
+
+
+@pytest.mark.parametrize("key", BUILT)
+def test_an_option_changes_what_is_built(base_signature, key):
+    assert signature(built(**{key: BUILT[key]})) != base_signature
+
+
+def test_equal_options_build_equal_parts(base_signature):
+    torch.manual_seed(99)
+    assert signature(built()) == base_signature
+
+
+def test_the_untrained_encoder_is_the_one_training_started_from():
+    training = built()
+    encoder = untrained_encoder(training.config, training.splits)
+    for name, value in training.method.backbone.state_dict().items():
+        assert torch.equal(value, encoder.backbone.state_dict()[name])
+
+
+def test_unknown_methods_and_devices_are_refused():
+    with pytest.raises(UsageError, match="unknown method.name 'simclrr'. Did you mean 'simclr'"):
+        built(**{"method.name": "simclrr"})
+    with pytest.raises(UsageError, match="--device 'gpu' cannot be used here"):
+        built(**{"train.device": "gpu"})
+
+
+def test_mixed_precision_is_for_cuda_unless_switched_off(monkeypatch):
+    training = built()
+    assert not training.use_amp
+    object.__setattr__(training, "device", torch.device("cuda"))
+    assert training.use_amp
+    off = built(**{"train.amp": "off"})
+    object.__setattr__(off, "device", torch.device("cuda"))
+    assert not off.use_amp
+
+
+def test_options_of_the_loop_change_what_a_run_leaves(tmp_path):
+    flags = {"train.steps": 12, "train.monitor_every": 2, "train.checkpoint_every": 2,
+             "train.keep_last": 3}  # fmt: skip
+    config = resolve(
+        recipe="simclr-tiny",
+        flags={**{k: v for k, v in BASE.items() if k != "train.epochs"}, **flags},
+        environ={},
+    )
+    splits = open_splits(pictures(), validation_fraction=0.1, test_fraction=0.1, seed=0)
+    run = train.start(config, tmp_path / "run", command="test", file=io.StringIO(), splits=splits)
+    records = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+    assert [r["knn"] is not None for r in records] == [True, False, True]
+    kept = [p.name for p in list_checkpoints(run.checkpoints)]
+    assert kept[-3:] == ["step-00000008", "step-00000010", "step-00000012"]
+
+
+def test_tensorboard_is_asked_for_where_it_is_missing(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UsageError, match=r"pip install 'looktwice\[tracking\]'"):
+        built(**{"train.tensorboard": True})
