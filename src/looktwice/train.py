@@ -332,7 +332,7 @@ def finish_epoch(
         "knn": knn,
         "knn_chance": training.monitor.knn_chance,
         "health": measured.health.as_dict() if measured else None,
-        "verdict": _verdict(measured.health, progress) if measured else None,
+        "verdict": _verdict(measured.health, training, progress) if measured else None,
         "time": _time_fields(training, progress),
     }
     append_line(run.metrics_file, json.dumps(record))
@@ -346,8 +346,9 @@ def finish_epoch(
     progress.steps_summed = 0
 
 
-def _verdict(health: Health, progress: Progress) -> str:
-    return health_verdict(health, Health(**progress.untrained))
+def _verdict(health: Health, training: Training, progress: Progress) -> str:
+    share = progress.step / training.config.train.steps
+    return health_verdict(health, Health(**progress.untrained), progress=share)
 
 
 def _time_fields(training: Training, progress: Progress) -> dict[str, float]:

@@ -7,9 +7,11 @@ choice on train + validation and scored on test once. An untuned baseline is a s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -120,8 +122,7 @@ def evaluate_features(
         UsageError: there is no encoder row or no baseline.
     """
     known = _check(rows, labels, class_names)
-    with _one_thread():
-        outcomes = _outcomes(rows, known, seed)
+    outcomes = _outcomes(rows, known, seed)
     assert labels.test is not None
     truth = np.asarray(labels.test)  # the one place where test labels are read
     if len(truth) and not (truth.min() >= 0 and truth.max() < len(class_names)):
@@ -140,35 +141,45 @@ def evaluate_features(
     }
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute in one torch thread: the figures do not depend on how many there are.
-
-    It costs little. The fits are thousands of products too small to share, and on a busy machine
-    threads that wait for each other after every one of them are slower by a factor of ten.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _outcomes(
     rows: Mapping[str, SplitFeatures], known: _Known, seed: int
 ) -> dict[str, dict[str, _Outcome]]:
     """Return what every row predicts under every protocol."""
-    outcomes = {
-        "knn": {name: _knn(row, known) for name, row in rows.items()},
-        "linear": {name: _linear(row, known) for name, row in rows.items()},
+    run: dict[str, Callable[[SplitFeatures], _Outcome]] = {
+        "knn": lambda row: _knn(row, known),
+        "linear": lambda row: _linear(row, known),
     }
     for per_class in LABELS_A_CLASS:
         draws = _draw(known, per_class, seed)
-        outcomes[f"labels-{per_class}"] = {
-            name: _few_labels(row, known, draws) for name, row in rows.items()
+        run[f"labels-{per_class}"] = partial(_few_labels, known=known, draws=draws)
+    with _workers() as workers:
+        running = {
+            protocol: {name: workers.submit(measure, row) for name, row in rows.items()}
+            for protocol, measure in run.items()
         }
-    return outcomes
+        return {
+            protocol: {name: future.result() for name, future in futures.items()}
+            for protocol, futures in running.items()
+        }
+
+
+@contextmanager
+def _workers() -> Iterator[ThreadPoolExecutor]:
+    """Share torch's threads out to whole fits, one each.
+
+    A fit is thousands of products too small to share: on a busy machine, threads that wait for
+    each other after every one of them are slower by a factor of ten. And so no figure depends on
+    the number of threads.
+    """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(
+            num_threads, initializer=torch.set_num_threads, initargs=(1,)
+        ) as workers:
+            yield workers
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def _knn(row: SplitFeatures, known: _Known) -> _Outcome:
