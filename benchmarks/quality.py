@@ -1,8 +1,8 @@
 """What the demo's recipe reaches on the shipped pictures: several seeds, beside tuned baselines.
 
 Trains and evaluates `simclr-tiny` on fashion-mnist-10k once a seed, then prints each protocol's
-mean over seeds and the interval of the gain over the better baseline: a bootstrap over seeds and,
-within, the intervals' own spread over test pictures, added in quadrature.
+mean over seeds and the 95 % interval of the gain over the better baseline: Student's t over the
+seeds and the paired bootstrap over test pictures (and draws of labels), added in quadrature.
 
     python benchmarks/quality.py [--seeds 3] [--minutes 1.6] [--out runs/quality] [--json]
 """
@@ -16,12 +16,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from scipy import stats
+
 from looktwice import train
 from looktwice.config import resolve
 from looktwice.evaluate import evaluate_run
 from looktwice.run import environment
-
-Z = 1.96  # half a 95 % interval in standard deviations
 
 
 def main() -> None:
@@ -58,11 +58,14 @@ def _row(entries: list[dict[str, Any]]) -> dict[str, Any]:
     means = {n: statistics.mean(e["rows"][n]["accuracy"] for e in entries) for n in names}
     baseline = max(means, key=means.__getitem__)
     gains = [e["differences"][baseline]["difference"] for e in entries]
-    widths = [e["differences"][baseline]["interval"] for e in entries]
+    ends = [e["differences"][baseline]["interval"] for e in entries]
     # Test pictures are shared by the seeds, so their spread does not shrink with more seeds.
-    over_pictures = statistics.mean((high - low) / (2 * Z) for low, high in widths)
-    over_seeds = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
-    half = Z * (over_pictures**2 + over_seeds**2) ** 0.5
+    over_pictures = statistics.mean((high - low) / 2 for low, high in ends)
+    over_seeds = 0.0
+    if len(gains) > 1:
+        t = float(stats.t.ppf(0.975, len(gains) - 1))
+        over_seeds = t * statistics.stdev(gains) / len(gains) ** 0.5
+    half = float((over_pictures**2 + over_seeds**2) ** 0.5)
     gain = statistics.mean(gains)
     accuracies = [e["rows"]["encoder"]["accuracy"] for e in entries]
     return {

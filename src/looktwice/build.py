@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import optim
@@ -21,10 +22,14 @@ from looktwice.models import (
     build_backbone,
     build_head,
     default_small_stem,
+    feature_width,
 )
 from looktwice.monitor import Monitor
 from looktwice.run import build_policy
 from looktwice.tracking import check_tensorboard
+
+# What torch found when it started; it can be lowered by any run in this process.
+ALL_THREADS = torch.get_num_threads()
 
 
 @dataclass(frozen=True)
@@ -71,13 +76,22 @@ def settle(config: Config, splits: Splits) -> Config:
             "model.stem": stem,
             "model.image_size": model.image_size or _image_size(config, splits),
             "train.device": best_device() if device == "auto" else device,
-            "train.threads": config.train.threads or torch.get_num_threads(),
+            "train.threads": config.train.threads or ALL_THREADS,
+            **_absolute_paths(config),
         },
     )
     if not config.train.epochs:
         return config
     per_epoch = len(splits.train) // config.train.batch_size
     return with_steps(config, max(1, round(config.train.epochs * per_epoch)))
+
+
+def _absolute_paths(config: Config) -> dict[str, object]:
+    """Return the paths that are there, absolute: a run may be resumed from elsewhere."""
+    values = configuration.flatten(config)
+    keys = ("data.source", "data.root", "model.init")
+    paths = {key: Path(str(values[key])) for key in keys if values[key]}
+    return {key: str(path.absolute()) for key, path in paths.items() if path.exists()}
 
 
 def with_steps(config: Config, steps: int) -> Config:
@@ -166,7 +180,7 @@ def _build_networks(config: Config, channels: int, device: torch.device) -> tupl
     backbone = build_backbone(
         model.backbone, channels=channels, small_stem=small_stem, init=model.init
     )
-    num_features = int(backbone.num_features)  # type: ignore[arg-type]
+    num_features = feature_width(backbone, channels, (config.augment.size, model.image_size))
     head = build_head(
         model.head,
         num_features=num_features,

@@ -92,7 +92,9 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def prune_checkpoints(folder: Path, *, keep_last: int, keep: Path | None = None) -> None:
-    """Remove all but the last `keep_last` checkpoints and `keep`."""
+    """Remove all but the last `keep_last` checkpoints and `keep`, and what a kill left behind."""
+    for path in folder.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)
     for path in list_checkpoints(folder)[:-keep_last]:
         if path != keep:
             shutil.rmtree(path, ignore_errors=True)

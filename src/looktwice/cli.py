@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -118,7 +119,8 @@ def pretrain(
     from looktwice import train
 
     if dry_run:
-        print(train.dry_run(resolved, out))
+        plan = train.dry_run(resolved, out)
+        _finish({"plan": plan}, [plan], as_json=json_)
         return
     progress = sys.stderr if json_ else sys.stdout
     run = train.start(resolved, out, command=_command(), file=progress)
@@ -142,7 +144,8 @@ def evaluate(
     from looktwice.evaluate import evaluate_run, table
 
     result = evaluate_run(run, device=device, seed=seed)
-    _finish(result, [table(result), f"next: looktwice report {run}"], as_json=json_)
+    lines = [table(result), f"written: {run}/evaluation.json", f"next: looktwice report {_q(run)}"]
+    _finish(result, lines, as_json=json_)
 
 
 @app.command
@@ -167,8 +170,7 @@ def preview(
     """Draw pictures, their crop boxes and the views that come out."""
     from looktwice.report import preview_file
 
-    typed = {"train.epochs": 1.0, **_typed(flags)}
-    resolved = configuration.resolve(recipe=recipe, file=config, flags=typed)
+    resolved = configuration.resolve(recipe=recipe, file=config, flags=_typed(flags))
     picture = preview_file(resolved, out, count=count)
     _finish({"preview": str(picture)}, [f"preview: {picture}"], as_json=json_)
 
@@ -178,7 +180,7 @@ def demo(
     *,
     out: Out = None,
     minutes: Annotated[
-        float | None, Parameter(alias="-m", help="minutes of training (the recipe's steps)")
+        float | None, Parameter(alias="-m", help="minutes of training (1.6)")
     ] = None,
     seed: Seed = 0,
     json_: Json = False,
@@ -193,10 +195,14 @@ def demo(
     resolved = configuration.resolve(recipe=DEMO_RECIPE, flags=flags)
     progress = sys.stderr if json_ else sys.stdout
     run = train.start(resolved, out, command=_command(), file=progress).path
-    result = evaluate_run(run)
+    result = evaluate_run(run, seed=seed)
     print(table(result), file=progress)
     page = report_run(run)
-    lines = [f"encoder: {run}/encoder.safetensors", f"report:  {page}"]
+    lines = [
+        f"encoder: {run}/encoder.safetensors",
+        f"views:   {run}/figures/views.png",
+        f"report:  {page}",
+    ]
     _finish({"run": str(run), "report": str(page), **result}, lines, as_json=json_)
 
 
@@ -212,7 +218,11 @@ def recipes(name: Annotated[str | None, Parameter(help="recipe to print whole")]
 
 
 def _next_commands(run: Path) -> list[str]:
-    return [f"next: looktwice eval {run} && looktwice report {run}"]
+    return [f"next: looktwice eval {_q(run)} && looktwice report {_q(run)}"]
+
+
+def _q(path: Path) -> str:
+    return shlex.quote(str(path))
 
 
 def _command() -> str:

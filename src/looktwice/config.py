@@ -7,6 +7,7 @@ Precedence, highest first: flag, environment variable (``LOOKTWICE_OPTIM_BASE_LR
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -91,7 +92,7 @@ class ModelConfig:
         "resnet-tiny", "resnet-tiny, or any name timm knows", flags=("--backbone",)
     )
     stem: Literal["auto", "small", "standard"] = option(
-        "auto", "small: 3×3 stride 1, no pooling; auto: small below 64-px views"
+        "auto", "small: 3×3 stride 1, no pooling; auto: small for timm's ResNets below 64-px views"
     )
     image_size: int = option(
         0,
@@ -155,7 +156,7 @@ class TrainConfig:
         256,
         "pictures a step, over all processes",
         low=2,
-        high=1 << 20,
+        high=10**6,
         flags=("--batch-size", "-b"),
     )
     seed: int = option(
@@ -190,12 +191,14 @@ class Config:
     train: TrainConfig = TrainConfig()
 
 
+@functools.cache
 def sections() -> dict[str, type[Any]]:
     """Return each section's name and dataclass, in order."""
     hints: dict[str, type[Any]] = typing.get_type_hints(Config)
     return {name: kind for name, kind in hints.items() if name != "recipe"}
 
 
+@functools.cache
 def options() -> dict[str, dataclasses.Field[Any]]:
     """Return every dotted key and its field, in order."""
     return {
@@ -208,7 +211,12 @@ def options() -> dict[str, dataclasses.Field[Any]]:
 def field_type(key: str) -> Any:
     """Return the type of a dotted key: str, int, float, bool or a Literal of strings."""
     section, name = key.split(".")
-    return typing.get_type_hints(sections()[section])[name]
+    return _types(section)[name]
+
+
+@functools.cache
+def _types(section: str) -> dict[str, Any]:
+    return typing.get_type_hints(sections()[section])
 
 
 def flatten(config: Config) -> dict[str, Scalar]:
@@ -249,7 +257,9 @@ def _checked(key: str, value: object, where: str) -> Scalar:
             hint = did_you_mean(str(value), choices)
             raise UsageError(f"{where}: {key} is {value!r}, not one of {', '.join(choices)}.{hint}")
         return str(value)
-    if type(value) is not kind:
+    if kind is float and isinstance(value, float) and math.isfinite(value):
+        value = float(value)  # numpy's too
+    elif type(value) is not kind or value in (math.inf, -math.inf):
         raise UsageError(
             f"{where}: {key} takes {_article(kind)}, not {value!r} ({type(value).__name__})"
         )
@@ -268,7 +278,7 @@ def range_text(key: str) -> str:
     """Return a key's range as text: ``[0, 1]``, ``≥ 0``, or nothing where any value is taken."""
     low, high = (options()[key].metadata[end] for end in ("low", "high"))
     if high < math.inf:
-        return f"[{low:g}, {high:g}]" if high < 1e6 else f"≥ {low:g}"
+        return f"[{low:g}, {high:g}]"
     return f"≥ {low:g}" if low > -math.inf else ""
 
 
@@ -328,7 +338,7 @@ def _overlay(config: Config, values: Mapping[str, object], where: str) -> Config
 
 def _read_file(path: Path) -> dict[str, object]:
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8", "surrogateescape")
     except FileNotFoundError:
         raise UsageError(f"no configuration file at {path}") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,29 +16,46 @@ from looktwice.models import Encoder
 BLOCK = 256  # pictures a forward pass
 
 
-def read_pictures(source: Source) -> tuple[list[NDArray[np.uint8]], NDArray[np.int64]]:
-    """Return the pictures that can be read, each (H, W, C) uint8, and their indices (N,).
-
-    Raises:
-        DataError: none can be read.
-    """
-    pictures, kept = [], []
+def readable(source: Source) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Yield (index, picture uint8 (H, W, C)) for every picture that can be read."""
     for index in range(len(source)):
         try:
-            pictures.append(source.image(index))
+            picture = source.image(index)
         except BadPictureError:
             continue
+        yield index, picture
+
+
+def prepare(encoder: Encoder, source: Source) -> tuple[Tensor, NDArray[np.int64]]:
+    """Return the pictures that can be read at the encoder's size, uint8 (N, C, S, S), and where.
+
+    Each is brought to that size alone, in the way of the encoder itself, so that it does not
+    matter which pictures are together.
+
+    Returns:
+        The pictures, on the CPU, and the index in the source of each.
+
+    Raises:
+        DataError: no picture can be read.
+    """
+    prepared, kept = [], []
+    for index, picture in readable(source):
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        prepared.append(encoder.prepare(pixels[None]))
         kept.append(index)
-    if not pictures:
+    if not kept:
         raise DataError(f"none of the {len(source)} pictures in {source.name!r} can be read")
-    return pictures, np.asarray(kept, np.int64)
+    return torch.cat(prepared), np.asarray(kept, np.int64)
+
+
+def encode(encoder: Encoder, pictures: Tensor) -> Tensor:
+    """Return features (N, D), float32 on the CPU, of pictures uint8 (N, C, S, S)."""
+    device = encoder.mean.device
+    return torch.cat([encoder(block.to(device)).cpu() for block in torch.split(pictures, BLOCK)])
 
 
 def extract(encoder: Encoder, source: Source) -> tuple[Tensor, NDArray[np.int64]]:
     """Return features (N, D), float32 on the CPU, of the pictures that can be read.
-
-    Pictures are brought to the encoder's size one by one where they differ in size, in the same
-    way as by the encoder itself, so the features do not depend on which pictures are together.
 
     Args:
         encoder: in whatever mode its backbone is; put it in eval mode first.
@@ -48,20 +67,5 @@ def extract(encoder: Encoder, source: Source) -> tuple[Tensor, NDArray[np.int64]
     Raises:
         DataError: no picture can be read.
     """
-    device = encoder.mean.device
-    features, kept = [], []
-    for start in range(0, len(source), BLOCK):
-        prepared = []
-        for index in range(start, min(start + BLOCK, len(source))):
-            try:
-                picture = source.image(index)
-            except BadPictureError:
-                continue
-            pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
-            prepared.append(encoder.prepare(pixels[None]))
-            kept.append(index)
-        if prepared:
-            features.append(encoder(torch.cat(prepared).to(device)).cpu())
-    if not features:
-        raise DataError(f"none of the {len(source)} pictures in {source.name!r} can be read")
-    return torch.cat(features), np.asarray(kept, np.int64)
+    pictures, kept = prepare(encoder, source)
+    return encode(encoder, pictures), kept

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from looktwice.augment import Policy
 from looktwice.data import Source, Splits, permute, subset
-from looktwice.features import extract, read_pictures
+from looktwice.errors import DataError
+from looktwice.features import encode, prepare, readable
 from looktwice.methods import Method
 from looktwice.metrics import Health, knn_predict, measure_health
 from looktwice.models import Encoder
@@ -42,43 +43,57 @@ class Monitor:
     def __init__(self, splits: Splits, policy: Policy, *, seed: int, temperature: float) -> None:
         self._temperature = temperature
         self._views = _fixed_views(_sample(splits.validation, NUM_HEALTH), policy, seed)
-        self._bank: Source | None = None
+        self._labelled: tuple[Source, Source] | None = None
+        self._prepared: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
         if splits.train.labels is not None and splits.validation.labels is not None:
-            self._bank = _sample(splits.train, NUM_BANK)
-            self._queries = _sample(splits.validation, NUM_QUERIES)
+            self._labelled = (
+                _sample(splits.train, NUM_BANK),
+                _sample(splits.validation, NUM_QUERIES),
+            )
             self._num_classes = int(splits.train.labels.max()) + 1
 
     @property
     def knn_chance(self) -> float | None:
         """Accuracy of guessing a class evenly; None without labels."""
-        return 1 / self._num_classes if self._bank is not None else None
+        return 1 / self._num_classes if self._labelled else None
 
     @torch.no_grad()
     def measure(self, method: Method, encoder: Encoder) -> Measurement:
         """Measure; the method is left in the mode it was in, its buffers untouched."""
         training = method.training
         method.eval()
+        device = encoder.mean.device
         embeddings = torch.cat(
-            [method.embed(encoder.normalize(block)) for block in torch.split(self._views, BLOCK)]
+            [
+                method.embed(encoder.normalize(block.to(device))).cpu()
+                for block in torch.split(self._views, BLOCK)
+            ]
         )
         health = measure_health(embeddings[:, 0], embeddings[:, 1], self._temperature)
-        knn = self._knn(encoder) if self._bank is not None else None
+        knn = self._knn(encoder) if self._labelled else None
         method.train(training)
         return Measurement(health, knn)
 
     def _knn(self, encoder: Encoder) -> float:
-        assert self._bank is not None
-        bank, bank_labels = _labelled(encoder, self._bank)
-        queries, query_labels = _labelled(encoder, self._queries)
-        k = min(NUM_NEIGHBOURS, len(bank))
-        predicted = knn_predict(bank, bank_labels, queries, [k], self._num_classes)[k]
+        assert self._labelled is not None
+        if self._prepared is None:  # decoded once: files are slow
+            bank, queries = self._labelled
+            self._prepared = *_prepare(encoder, bank), *_prepare(encoder, queries)
+        bank_pictures, bank_labels, query_pictures, query_labels = self._prepared
+        k = min(NUM_NEIGHBOURS, len(bank_pictures))
+        bank_features, query_features = (
+            encode(encoder, pictures) for pictures in (bank_pictures, query_pictures)
+        )
+        predicted = knn_predict(bank_features, bank_labels, query_features, [k], self._num_classes)[
+            k
+        ]
         return float((predicted == query_labels).double().mean())
 
 
-def _labelled(encoder: Encoder, source: Source) -> tuple[Tensor, Tensor]:
-    features, kept = extract(encoder, source)
+def _prepare(encoder: Encoder, source: Source) -> tuple[Tensor, Tensor]:
+    pictures, kept = prepare(encoder, source)
     assert source.labels is not None
-    return features, torch.from_numpy(source.labels[kept])
+    return pictures, torch.from_numpy(source.labels[kept])
 
 
 def _sample(source: Source, count: int) -> Source:
@@ -89,6 +104,13 @@ def _sample(source: Source, count: int) -> Source:
 
 def _fixed_views(source: Source, policy: Policy, seed: int) -> Tensor:
     """Return views (N, V, C, S, S), uint8, of all pictures that can be read."""
-    pictures, kept = read_pictures(source)
-    views = policy(pictures, seed=seed, epoch=MONITOR_EPOCH, indices=kept)
-    return torch.from_numpy(views).permute(0, 1, 4, 2, 3)
+    views = [
+        policy([picture], seed=seed, epoch=MONITOR_EPOCH, indices=np.array([index]))
+        for index, picture in readable(source)
+    ]
+    if len(views) < 2:
+        raise DataError(
+            f"{len(views)} of the {len(source)} validation pictures of {source.name!r} can be "
+            "read; health takes 2: add pictures, or raise --data.validation-fraction"
+        )
+    return torch.from_numpy(np.concatenate(views)).permute(0, 1, 4, 2, 3)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import itertools
 import json
 import os
 import platform
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -17,8 +21,11 @@ from looktwice import config as configuration
 from looktwice.augment import Policy, policy
 from looktwice.config import AugmentConfig, Config, DataConfig
 from looktwice.data import Splits, open_splits
-from looktwice.errors import DataError, RunError
+from looktwice.errors import DataError, RunError, UsageError
 from looktwice.storage import write_atomic
+
+DEFAULT_FOLDER = Path("runs")
+IN_MEMORY = "arrays in memory"
 
 
 @dataclass(frozen=True)
@@ -89,27 +96,31 @@ def create_run(path: Path | None, config: Config, *, command: str, fingerprint: 
     Raises:
         RunError: the folder exists and is not empty, or cannot be written.
     """
-    run = Run(_claim(path) if path else _next_free(Path("runs"), config.recipe))
-    write_atomic(run.config_file, configuration.to_toml(config))
-    write_atomic(
-        run.environment_file,
-        json.dumps({**environment(command), "pictures": fingerprint}, indent=1),
-    )
+    run = Run(_claim(path) if path else _next_free(DEFAULT_FOLDER, config.recipe))
+    facts = {**environment(command), "pictures": fingerprint}
+    write_atomic(run.environment_file, json.dumps(facts, indent=1))
+    write_atomic(run.config_file, configuration.to_toml(config))  # last: now it is a run
     return run
 
 
-def check_free(path: Path) -> None:
-    """Raise RunError when a run folder could not be made at `path`."""
-    if path.is_dir() and not any(path.iterdir()):
-        return
+def check_free(path: Path | None) -> None:
+    """Raise RunError when a run folder could not be made at `path`, or at the default place."""
+    try:
+        _check_free(path or DEFAULT_FOLDER / "new")
+    except OSError as error:
+        raise RunError(f"cannot make {path}: {error.strerror}; choose another --out") from error
+
+
+def _check_free(path: Path) -> None:
     if (path / "config.toml").is_file():
         raise RunError(
-            f"{path} holds a run already and is left as it is; "
-            f"choose another --out, or continue it: looktwice resume {path}"
+            f"{path} holds a run already and is left as it is; choose another --out, "
+            f"or continue it: looktwice resume {shlex.quote(str(path))}"
         )
-    if path.exists() or path.is_symlink():
+    empty = path.is_dir() and not any(path.iterdir())
+    if not empty and (path.exists() or path.is_symlink()):
         raise RunError(f"{path} exists already and is left as it is; choose another --out")
-    parent = next(p for p in path.absolute().parents if p.exists())
+    parent = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     if not parent.is_dir():
         raise RunError(f"cannot make {path}: {parent} is not a folder; choose another --out")
     if not os.access(parent, os.W_OK | os.X_OK):
@@ -126,17 +137,17 @@ def _claim(path: Path) -> Path:
 
 
 def _next_free(folder: Path, name: str) -> Path:
-    number = 1
-    while True:
-        path = folder / f"{name}-{number:03d}"
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            raise RunError(f"cannot make {path}: {error.strerror}; give --out") from error
-        else:
-            return path
+    """Make and return the first of ``folder/name-001``, ``-002``, … that is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            path = folder / f"{name}-{number:03d}"
+            with contextlib.suppress(FileExistsError):
+                path.mkdir()
+                return path
+    except OSError as error:
+        raise RunError(f"cannot make a run in {folder}: {error.strerror}; give --out") from error
+    raise AssertionError("unreachable")
 
 
 def open_run(path: Path) -> Run:
@@ -151,6 +162,33 @@ def open_run(path: Path) -> Run:
     if not run.config_file.is_file():
         raise RunError(f"no run at {path}: it has no config.toml")
     return run
+
+
+@contextlib.contextmanager
+def exclusive(run: Run) -> Iterator[None]:
+    """Hold a run folder, so that no second process trains in it.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    handle = os.open(run.path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise RunError(f"{run.path} is being trained by another process; wait for it") from None
+    finally:
+        os.close(handle)
+
+
+def check_pictures(run: Run, splits: Splits) -> None:
+    """Raise RunError when the pictures are not those the run was started with."""
+    facts = json.loads(run.environment_file.read_text("utf-8"))
+    if splits.train.fingerprint() != facts["pictures"]:
+        raise RunError(
+            f"{run.config().data.source} does not hold the pictures {run.path} was started with; "
+            "bring them back, or start a new run"
+        )
 
 
 def environment(command: str) -> dict[str, Any]:
@@ -194,10 +232,16 @@ def open_data(config: DataConfig) -> Splits:
     """Open the pictures a configuration names, split as it says.
 
     Raises:
-        DataError: no source is named, or it cannot be opened.
+        UsageError: no source is named.
+        DataError: it cannot be opened.
     """
     if not config.source:
-        raise DataError("no pictures named: give --data FOLDER or --data NAME")
+        raise UsageError("no pictures named: give --data FOLDER or --data NAME")
+    if config.source == IN_MEMORY:
+        raise DataError(
+            "the run was trained on arrays in memory: give them again, in Python, as `splits` of "
+            "looktwice.train.resume or looktwice.evaluate.evaluate_run"
+        )
     return open_splits(
         config.source,
         root=config.root or None,

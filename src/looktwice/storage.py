@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,16 +20,12 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
     with _plainly(path):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = _beside(path)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fchmod(file.fileno(), 0o644)
-                os.fsync(file.fileno())
-            Path(name).replace(path)
+            _write_synced(temporary, data)
+            temporary.replace(path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
 
@@ -40,14 +36,11 @@ def write_folder_atomic(path: Path, files: dict[str, bytes]) -> None:
     A folder of that name is replaced. Raises as `write_atomic`.
     """
     with _plainly(path):
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        temporary = _beside(path)
         try:
-            temporary.chmod(0o755)
+            temporary.mkdir()
             for name, data in files.items():
-                with (temporary / name).open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
+                _write_synced(temporary / name, data)
             _sync_folder(temporary)
             if path.exists():
                 shutil.rmtree(path)
@@ -56,6 +49,18 @@ def write_folder_atomic(path: Path, files: dict[str, bytes]) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         _sync_folder(path.parent)
+
+
+def _beside(path: Path) -> Path:
+    """Return a hidden name in the same folder that no other process uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def append_line(path: Path, line: str) -> None:

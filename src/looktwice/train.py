@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import resource
+import shlex
 import signal
 import statistics
 import sys
@@ -36,16 +37,18 @@ from looktwice.checkpoint import (
 )
 from looktwice.config import Config
 from looktwice.console import TrainingConsole, clock, epoch_line
-from looktwice.data import Batch, Splits, open_splits
+from looktwice.data import BadPicture, Batch, Splits, open_splits
 from looktwice.errors import RunError
 from looktwice.metrics import Health, contrastive_top1, health_verdict
 from looktwice.models import encoder_bytes
 from looktwice.optim import learning_rate
 from looktwice.run import (
+    IN_MEMORY,
     Run,
     check_free,
-    command_line,
+    check_pictures,
     create_run,
+    exclusive,
     open_data,
     open_run,
     read_metrics,
@@ -70,6 +73,7 @@ class Progress:
     best_knn: float = -1.0
     best_step: int = -1
     untrained: dict[str, Any] = field(default_factory=dict)
+    bad_pictures: dict[str, list[str]] = field(default_factory=dict)  # index: name, reason
 
     def mean(self, total: float) -> float | None:
         """Return a sum's mean over the steps of this epoch; None before any step."""
@@ -103,10 +107,11 @@ def pretrain(
         RunError: a run folder that exists or cannot be written, or a loss that is not finite.
     """
     in_memory = not isinstance(data, str | Path)
-    source = "arrays in memory" if in_memory else str(data)
-    config = configuration.resolve(recipe=recipe, flags={**(settings or {}), "data.source": source})
+    source = IN_MEMORY if in_memory else str(data)
+    values = {**(settings or {}), "data.source": source}
+    config = configuration.resolve(recipe=recipe, flags=values)
     splits = _open_arrays(data, config) if not isinstance(data, str | Path) else None
-    command = f"looktwice.pretrain(...)  # {source}" if in_memory else command_line()
+    command = f"looktwice.pretrain({source!r}, recipe={recipe!r}, settings={dict(settings or {})})"
     return start(
         config, Path(out) if out else None, splits=splits, command=command, file=file or sys.stderr
     ).path
@@ -130,8 +135,7 @@ def start(
     splits: Splits | None = None,
 ) -> Run:
     """Resolve what the configuration leaves open, make the run folder, and train."""
-    if out:
-        check_free(out)
+    check_free(out)
     splits = splits or open_data(config.data)
     with TrainingConsole(file) as console:
         config = settle(config, splits)
@@ -140,14 +144,14 @@ def start(
         training = build(config, splits)
         run = create_run(out, config, command=command, fingerprint=splits.train.fingerprint())
         console.say(f"run {run.path}: {describe(training)}")
-        train(run, training, Progress(), console)
+        with exclusive(run):
+            train(run, training, Progress(), console)
     return run
 
 
 def dry_run(config: Config, out: Path | None) -> str:
     """Open the data and build everything; return what a run would be. Writes nothing."""
-    if out:
-        check_free(out)
+    check_free(out)
     splits = open_data(config.data)
     config = settle(config, splits)
     if config.train.minutes:
@@ -168,19 +172,14 @@ def resume(path: Path, *, file: TextIO, splits: Splits | None = None) -> Run:
     """
     run = open_run(path)
     config = run.config()
-    if run.summary_file.exists():
+    if run.summary_file.exists() and run.encoder_file.exists():
         print(f"{run.path} is finished: all {config.train.steps} steps are done", file=file)
         return run
     splits = splits or open_data(config.data)
-    started_with = json.loads(run.environment_file.read_text("utf-8"))["pictures"]
-    if splits.train.fingerprint() != started_with:
-        raise RunError(
-            f"{run.path} cannot go on: {config.data.source} does not hold the pictures it was "
-            "started with; bring them back, or start a new run"
-        )
-    with TrainingConsole(file) as console:
+    check_pictures(run, splits)
+    with exclusive(run), TrainingConsole(file) as console:
         training = build(config, splits)
-        progress = restore(run, training)
+        progress = restore(run, training, console)
         console.say(f"{run.path} goes on at step {progress.step} of {config.train.steps}")
         train(run, training, progress, console)
     return run
@@ -205,15 +204,15 @@ def calibrate(config: Config, splits: Splits, console: TrainingConsole) -> Confi
     training.monitor.measure(training.method, training.encoder)
     per_measurement = time.perf_counter() - begun
     durations: list[float] = []
-    batches = training.loader.batches(0, 10**9)
-    with contextlib.closing(batches):
-        for batch in batches:
-            begun = time.perf_counter()
+    with contextlib.closing(training.loader.batches(0, 10**9)) as batches:
+        begun = time.perf_counter()
+        for batch in batches:  # waiting for pictures counts
             train_step(training, batch, 0.0)
-            durations.append(time.perf_counter() - begun)
+            begun, before = time.perf_counter(), begun
+            durations.append(begun - before)
             if sum(durations) > CALIBRATION_SECONDS and len(durations) >= CALIBRATION_STEPS:
                 break
-    per_step = statistics.median(durations[2:])
+    per_step = statistics.mean(durations[CALIBRATION_STEPS // 2 :])
     per_epoch = training.loader.steps_per_epoch * per_step
     share = per_epoch / (per_epoch + per_measurement / config.train.monitor_every)
     budget = config.train.minutes * 60 - 2 * per_measurement
@@ -271,7 +270,7 @@ def train(run: Run, training: Training, progress: Progress, console: TrainingCon
             if stopped() and not finished:
                 console.say(
                     f"stopped after step {progress.step} of {config.steps}, saved; "
-                    f"continue with: looktwice resume {run.path}"
+                    f"continue with: looktwice resume {shlex.quote(str(run.path))}"
                 )
                 raise KeyboardInterrupt
     finish(run, training, progress, console)
@@ -374,22 +373,33 @@ def save(run: Run, training: Training, progress: Progress) -> None:
         "optimizer": optimizer_tensors(training.optimizer),
         "generators": generator_tensors(),
     }
+    progress.bad_pictures = {
+        str(index): [bad.identifier, bad.reason]
+        for index, bad in sorted(training.loader.bad_pictures.items())
+    }
     run.checkpoints.mkdir(exist_ok=True)
     save_checkpoint(run.checkpoints, progress.step, parts, dataclasses.asdict(progress))
     best = run.checkpoints / checkpoint_name(progress.best_step)
     prune_checkpoints(run.checkpoints, keep_last=training.config.train.keep_last, keep=best)
 
 
-def restore(run: Run, training: Training) -> Progress:
-    """Put a run's last checkpoint back and return where it stood; a new start without one."""
-    checkpoints = list_checkpoints(run.checkpoints)
+def restore(run: Run, training: Training, console: TrainingConsole) -> Progress:
+    """Put a run's last whole checkpoint back and return where it stood; else a new start."""
     progress = Progress()
-    if checkpoints:
-        parts, state = load_checkpoint(checkpoints[-1])
+    for path in reversed(list_checkpoints(run.checkpoints)):
+        try:
+            parts, state = load_checkpoint(path)
+        except RunError as error:
+            console.say(f"{error}; going back to the one before it")
+            continue
         training.method.load_state_dict(parts["method"])
         load_optimizer_tensors(training.optimizer, parts["optimizer"])
         load_generator_tensors(parts["generators"])
         progress = Progress(**state)
+        break
+    training.loader.bad_pictures.update(
+        {int(index): BadPicture(*found) for index, found in progress.bad_pictures.items()}
+    )
     kept = [r for r in read_metrics(run) if progress.step and r["step"] <= progress.step]
     write_atomic(run.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))
     return progress
@@ -406,7 +416,7 @@ def finish(run: Run, training: Training, progress: Progress, console: TrainingCo
         "pictures": progress.step * training.config.train.batch_size,
         "verdict": last["verdict"],
         "best_step": progress.best_step if progress.best_step >= 0 else None,
-        "bad_pictures": len(_bad_records(run)),
+        "bad_pictures": len(training.loader.bad_pictures),
         "train_seconds": last["time"]["seconds"],
         "pictures_per_second": last["time"]["pictures_per_second"],
         "peak_memory_mb": last["time"]["memory_mb"],
@@ -443,14 +453,6 @@ def _recording_bad_files(run: Run, training: Training) -> Iterator[None]:
         yield
     finally:
         found = {bad.identifier: bad.reason for bad in training.loader.bad_pictures.values()}
-        merged = {**_bad_records(run), **found}
         if found:
-            lines = (json.dumps({"path": p, "reason": r}) for p, r in sorted(merged.items()))
+            lines = (json.dumps({"path": p, "reason": r}) for p, r in sorted(found.items()))
             write_atomic(run.bad_files, "\n".join(lines) + "\n")
-
-
-def _bad_records(run: Run) -> dict[str, str]:
-    if not run.bad_files.exists():
-        return {}
-    records = (json.loads(line) for line in run.bad_files.read_text("utf-8").splitlines())
-    return {record["path"]: record["reason"] for record in records}

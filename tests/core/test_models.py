@@ -17,6 +17,7 @@ from looktwice.models import (
     build_head,
     default_small_stem,
     encoder_bytes,
+    feature_width,
 )
 
 SPEC = EncoderSpec("resnet-tiny", 1, False, 28, (0.5,), (0.25,))
@@ -53,6 +54,14 @@ def test_timm_resnets_get_the_small_stem():
     assert default_small_stem("resnet18", 32)
     assert not default_small_stem("resnet18", 96)
     assert not default_small_stem("resnet-tiny", 20)
+
+
+def test_the_width_of_features_is_what_comes_out():
+    backbone = build_backbone("mobilenetv3_small_050", channels=3, small_stem=False)
+    assert feature_width(backbone, 3, (32,)) == backbone.eval()(torch.zeros(1, 3, 32, 32)).shape[1]
+    vit = build_backbone("vit_tiny_patch16_224", channels=3, small_stem=False)
+    with pytest.raises(UsageError, match="takes no 32-px pictures"):
+        feature_width(vit, 3, (32,))
 
 
 def test_unknown_backbones_and_stems_are_refused():

@@ -13,11 +13,16 @@ import torch
 
 import looktwice
 from looktwice import train
-from looktwice.checkpoint import list_checkpoints, load_checkpoint
+from looktwice.checkpoint import (
+    generator_tensors,
+    list_checkpoints,
+    load_checkpoint,
+    load_generator_tensors,
+)
 from looktwice.config import resolve, to_toml, with_values
 from looktwice.data import open_splits
 from looktwice.errors import DataError, RunError, UsageError
-from looktwice.run import Run
+from looktwice.run import Run, exclusive
 
 SETTINGS = {
     "augment.size": 8,
@@ -158,6 +163,36 @@ def test_resume_refuses_other_pictures(undisturbed, tmp_path):
         train.resume(tmp_path / "copy", file=io.StringIO(), splits=other)
 
 
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_taken(undisturbed, tmp_path):
+    copy = Run(tmp_path / "copy")
+    shutil.copytree(undisturbed.path, copy.path)
+    copy.summary_file.unlink()
+    (list_checkpoints(copy.checkpoints)[-1] / "method.safetensors").write_bytes(b"x")
+    out = io.StringIO()
+    train.resume(copy.path, file=out, splits=splits())
+    assert "does not match its checksum; going back" in out.getvalue()
+    assert "goes on at step 23 of 24" in out.getvalue()
+    assert_equal_runs(undisturbed, copy)
+
+
+def test_two_processes_never_train_in_one_folder(undisturbed, tmp_path):
+    copy = Run(tmp_path / "copy")
+    shutil.copytree(undisturbed.path, copy.path)
+    copy.summary_file.unlink()
+    with exclusive(copy), pytest.raises(RunError, match="is being trained by another process"):
+        train.resume(copy.path, file=io.StringIO(), splits=splits())
+
+
+def test_generators_go_on_where_they_stood():
+    torch.manual_seed(3)
+    torch.rand(5)
+    states = {name: state.clone() for name, state in generator_tensors().items()}
+    expected = torch.rand(7)
+    torch.manual_seed(4)
+    load_generator_tensors(states)
+    assert torch.equal(torch.rand(7), expected)
+
+
 def test_minutes_become_steps_that_are_stored(tmp_path):
     run = start(tmp_path / "run", **{"train.steps": 0, "train.minutes": 0.03})
     config = run.config()
@@ -211,5 +246,5 @@ def test_pretrain_takes_arrays_and_returns_the_run(tmp_path):
 
 def test_pictures_given_in_memory_are_asked_for_on_resume(undisturbed, tmp_path):
     shutil.copytree(undisturbed.path, tmp_path / "copy")
-    with pytest.raises(DataError, match="arrays"):
+    with pytest.raises(DataError, match="give them again, in Python, as `splits`"):
         train.resume(tmp_path / "copy", file=io.StringIO())

@@ -108,13 +108,10 @@ def test_one_colour_picture_makes_a_colour_folder(tmp_path):
     assert source.image(0)[0, 0].tolist() == [77, 77, 77]
 
 
-def test_colour_after_the_probed_pictures_becomes_grey(tmp_path):
-    for i in range(64):
-        _save(tmp_path / f"{i:02}.png", i, "L")
-    _save(tmp_path / "99.png", 200)
-    source = open_source(tmp_path)
-    assert source.channels == 1
-    assert source.image(64)[0, 0].tolist() == [200]
+def test_colour_is_looked_for_all_over_the_folder(tmp_path):
+    for i in range(150):
+        _save(tmp_path / f"{i:03}.png", i, "L" if i < 100 else "RGB")
+    assert open_source(tmp_path).channels == 3
 
 
 def test_links_are_followed_but_loops_end(tmp_path):

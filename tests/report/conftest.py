@@ -192,14 +192,14 @@ seed = 0
 SUMMARY = {
     "steps": 336, "epochs": 12, "pictures": 86016, "train_seconds": 93.2,
     "pictures_per_second": 1523.0, "peak_memory_mb": 812.0, "waiting_percent": 0.4,
-    "command": "looktwice pretrain --data fashion-mnist-10k --recipe simclr-tiny --minutes 1.5 --out runs/demo",
     "verdict": "healthy: views of one picture are near (0.82), others apart (0.03); rank 61 of 128",
     "bad_pictures": 0,
 }  # fmt: skip
 ENVIRONMENT = {
     "looktwice": "0.1.0", "python": "3.11.7", "torch": "2.14.1", "numpy": "2.4.6", "numba": "0.68.0",
-    "timm": "1.0.15", "platform": "Linux-6.1-x86_64", "cpu": "AMD EPYC 7B13", "threads": 2,
-    "device": "cpu", "created": "2025-11-22T10:14:03+00:00",
+    "timm": "1.0.15", "platform": "Linux-6.1-x86_64", "cpu": "AMD EPYC 7B13", "cores": 2,
+    "command": "looktwice pretrain --data fashion-mnist-10k --recipe simclr-tiny --minutes 1.5 --out runs/demo",
+    "pictures": "0" * 64, "created": "2025-11-22T10:14:03+00:00",
 }  # fmt: skip
 
 

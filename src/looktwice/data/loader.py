@@ -21,6 +21,9 @@ from looktwice.errors import BadPictureError, DataError, UsageError
 NUM_EXAMPLES = 3
 """Bad pictures named when there are too many."""
 
+MAX_HELD = 1 << 26
+"""Bytes of decoded pictures a thread holds before it makes their views."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -162,12 +165,25 @@ class Loader:
         positions = np.arange(batch * self._batch_size, (batch + 1) * self._batch_size)
         indices = permute(len(self._source), self._seed, epoch, positions)
         bad: dict[int, BadPicture] = {}
-        images = []
-        for index in indices.tolist():
+        images: list[Picture] = []
+        held = done = 0
+        for position, index in enumerate(indices.tolist(), start=1):
             if stop.is_set():
                 raise _Stopped
             images.append(self._good_picture(index, bad))
-        self._policy(images, seed=self._seed, epoch=epoch, indices=indices, threads=1, out=buffer)
+            held += images[-1].nbytes
+            # A batch of photographs would fill the memory; views do not depend on the layout.
+            if held > MAX_HELD or position == len(indices):
+                part = slice(done, position)
+                self._policy(
+                    images,
+                    seed=self._seed,
+                    epoch=epoch,
+                    indices=indices[part],
+                    threads=1,
+                    out=buffer[part],
+                )
+                images, held, done = [], 0, position
         return Batch(step, epoch, indices, buffer), bad
 
     def _good_picture(self, index: int, bad: dict[int, BadPicture]) -> Picture:
@@ -177,7 +193,8 @@ class Loader:
                 return self._source.image(index)
             except BadPictureError as error:
                 bad[index] = BadPicture(error.identifier, error.reason)
-            self._check_bad(bad)
+            if len(bad) == len(self._source):
+                self._check_bad(bad)
             index = (index + 1) % len(self._source)
 
     def _accept(self, batch: Batch, bad: dict[int, BadPicture]) -> Batch:

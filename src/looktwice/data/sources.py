@@ -243,10 +243,10 @@ def printable(text: str) -> str:
 
 
 def probe_channels(root: Path, files: Sequence[str]) -> int:
-    """Return 1 when the first `NUM_PROBED` pictures that open are all grey and opaque, else 3."""
+    """Return 1 when `NUM_PROBED` pictures, evenly spread, are all grey and opaque, else 3."""
     _quieten_pillow()
     modes: list[str] = []
-    for file in files:
+    for file in files[:: -(-len(files) // NUM_PROBED)]:
         try:
             with Image.open(io.BytesIO(_read(root / file)), formats=FORMATS) as image:
                 modes.append("alpha" if image.has_transparency_data else image.mode)
@@ -363,6 +363,8 @@ def _checked_labels(
         raise DataError(f"labels must be one a picture, shape ({length},); found {labels.shape}")
     if labels.dtype.kind not in "iubU":
         raise DataError(f"labels must be integers or strings; found {labels.dtype}")
+    if labels.dtype.kind == "U" and class_names is not None:
+        raise DataError("labels are strings already: leave class_names out, or number the labels")
     if labels.dtype.kind == "i" and labels.min() < 0:
         raise DataError(
             f"labels must be 0 or more; found {labels.min()}: leave unlabelled pictures out, "

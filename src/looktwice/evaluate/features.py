@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from looktwice.data import Source
-from looktwice.errors import BadPictureError, DataError
+from looktwice.errors import DataError
+from looktwice.features import readable
 
 PIXEL_SIDE = 32  # pictures up to this many pixels a side are compared whole
 
@@ -35,11 +36,7 @@ def raw_pixels(source: Source, *, side: int = PIXEL_SIDE) -> tuple[Tensor, NDArr
     size = source.picture_size
     whole = size is not None and max(size) <= side
     rows, kept = [], []
-    for index in range(len(source)):
-        try:
-            picture = source.image(index)
-        except BadPictureError:
-            continue
+    for index, picture in readable(source):
         rows.append((picture if whole else _central_square(picture, side)).ravel())
         kept.append(index)
     if not rows:

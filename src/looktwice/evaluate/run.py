@@ -18,7 +18,7 @@ from looktwice.evaluate.features import raw_pixels
 from looktwice.evaluate.protocol import SplitFeatures, SplitLabels, evaluate_features
 from looktwice.features import extract
 from looktwice.models import Encoder, read_encoder
-from looktwice.run import Run, open_data, open_run
+from looktwice.run import Run, check_pictures, open_data, open_run
 from looktwice.storage import write_atomic
 
 ROWS = {"encoder": "encoder", "raw-pixels": "raw pixels", "untrained": "untrained"}
@@ -46,6 +46,7 @@ def evaluate_run(
     config = run.config()
     torch.set_num_threads(config.train.threads)
     splits = splits or open_data(config.data)
+    check_pictures(run, splits)
     parts = _labelled_parts(splits)
     target = open_device(best_device() if device == "auto" else device)
     encoder = read_encoder(run.encoder_file).to(target)
@@ -54,6 +55,8 @@ def evaluate_run(
         "raw-pixels": [raw_pixels(part) for part in parts],
         "untrained": [extract(untrained_encoder(config, splits).to(target), p) for p in parts],
     }
+    for part, (_, indices) in zip(parts, rows["encoder"], strict=True):
+        _check_readable(part, indices, config.data.max_bad)
     kept = [indices for _, indices in rows["encoder"]]
     labels = [_labels(part)[index] for part, index in zip(parts, kept, strict=True)]
     assert splits.train.class_names is not None
@@ -61,9 +64,10 @@ def evaluate_run(
         "data": {
             "name": config.data.source,
             **{n: len(k) for n, k in zip(("train", "validation", "test"), kept, strict=True)},
+            "unreadable": sum(map(len, parts)) - sum(map(len, kept)),
             "classes": list(splits.train.class_names),
         },
-        "encoder": _about(encoder, run),
+        "encoder": _about(encoder, rows["encoder"][0][0].shape[1], run),
         **evaluate_features(
             {name: SplitFeatures(*(values for values, _ in found)) for name, found in rows.items()},
             SplitLabels(*labels),
@@ -78,12 +82,24 @@ def evaluate_run(
 
 
 def _labelled_parts(splits: Splits) -> tuple[Source, Source, Source]:
-    if splits.train.labels is None or splits.test is None or splits.test.labels is None:
-        raise DataError(
-            f"{splits.train.name!r} has no labels to measure with: put the pictures in one "
-            "folder a class; `looktwice report` shows health without labels"
-        )
+    for name in ("train", "validation", "test"):
+        part = getattr(splits, name)
+        if part is None or part.labels is None:
+            raise DataError(
+                f"{splits.train.name!r} has no labels to measure with ({name}): put the pictures "
+                "in one folder a class; `looktwice report` shows health without labels"
+            )
+    assert splits.test is not None
     return splits.train, splits.validation, splits.test
+
+
+def _check_readable(part: Source, kept: NDArray[np.int64], max_bad: float) -> None:
+    missing = len(part) - len(kept)
+    if missing > max_bad * len(part):
+        raise DataError(
+            f"{missing} of the {len(part)} pictures in {part.name!r} cannot be read, more than "
+            f"{max_bad:.3g} of them: repair or remove them"
+        )
 
 
 def _labels(source: Source) -> Any:
@@ -91,10 +107,10 @@ def _labels(source: Source) -> Any:
     return source.labels
 
 
-def _about(encoder: Encoder, run: Run) -> dict[str, Any]:
+def _about(encoder: Encoder, dimensions: int, run: Run) -> dict[str, Any]:
     return {
         "backbone": encoder.spec.backbone,
-        "dimensions": encoder.num_features,
+        "dimensions": dimensions,
         "image_size": encoder.spec.image_size,
         "step": run.config().train.steps,
     }

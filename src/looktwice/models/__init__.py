@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from looktwice.models.backbones import build_backbone, default_small_stem
+from looktwice.models.backbones import build_backbone, default_small_stem, feature_width
 from looktwice.models.encoder import (
     Encoder,
     EncoderSpec,
@@ -20,5 +20,6 @@ __all__ = [
     "build_head",
     "default_small_stem",
     "encoder_bytes",
+    "feature_width",
     "read_encoder",
 ]

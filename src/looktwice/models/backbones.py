@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from looktwice.errors import UsageError, did_you_mean
@@ -40,12 +42,34 @@ def build_backbone(name: str, *, channels: int, small_stem: bool, init: str = ""
     return backbone
 
 
+def feature_width(backbone: nn.Module, channels: int, sides: tuple[int, ...]) -> int:
+    """Return the width D of features (N, D), by looking at some for pictures of these sides.
+
+    Raises:
+        UsageError: the backbone cannot take pictures of one of the sides.
+    """
+    training = backbone.training
+    backbone.eval()
+    for side in sides:
+        try:
+            with torch.no_grad():
+                features: Tensor = backbone(torch.zeros(2, channels, side, side))
+        except (AssertionError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(
+                f"model.backbone takes no {side}-px pictures ({reason}); "
+                "set --augment.size and --model.image-size to what it takes"
+            ) from error
+    backbone.train(training)
+    return features.shape[1]
+
+
 def default_small_stem(name: str, view_size: int) -> bool:
     """Return whether a backbone gets the small-image stem when nobody said.
 
     resnet-tiny is made for small pictures as it is, and only timm's ResNets have such a stem.
     """
-    return "resnet" in name and name not in OURS and view_size < SMALL_VIEW
+    return bool(re.match(r"(wide_)?resnet\d", name)) and view_size < SMALL_VIEW
 
 
 def _build_timm(name: str, channels: int, small_stem: bool, init: str) -> nn.Module:

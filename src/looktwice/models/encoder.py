@@ -70,11 +70,6 @@ class Encoder(nn.Module):
         self.register_buffer("mean", torch.tensor(spec.mean).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(shape), persistent=False)
 
-    @property
-    def num_features(self) -> int:
-        """Dimensions D of a feature."""
-        return int(self.backbone.num_features)  # type: ignore[arg-type]
-
     def prepare(self, pictures: Tensor) -> Tensor:
         """Bring pictures (N, C, h, w) to (N, C, S, S): short side to S, then the centre.
 
@@ -95,7 +90,7 @@ class Encoder(nn.Module):
             return pictures
         scale = side / min(height, width)
         size = [max(side, round(height * scale)), max(side, round(width * scale))]
-        resized = F.interpolate(pictures, size=size, mode="bilinear", antialias=True)
+        resized = _resize(pictures, size)
         top, left = (size[0] - side) // 2, (size[1] - side) // 2
         return resized[:, :, top : top + side, left : left + side]
 
@@ -132,6 +127,14 @@ class Encoder(nn.Module):
     def train(self, mode: bool = True) -> Encoder:  # noqa: ARG002
         """Stay in eval mode: batch-norm of a finished encoder must not move."""
         return super().train(False)
+
+
+def _resize(pictures: Tensor, size: list[int]) -> Tensor:
+    """Resize bilinearly, antialiased; only the CPU can do that to bytes themselves."""
+    if pictures.dtype == torch.uint8 and pictures.device.type != "cpu":
+        resized = F.interpolate(pictures.float(), size=size, mode="bilinear", antialias=True)
+        return resized.round().clamp(0, 255).to(torch.uint8)
+    return F.interpolate(pictures, size=size, mode="bilinear", antialias=True)
 
 
 def encoder_bytes(backbone: nn.Module, spec: EncoderSpec) -> bytes:

@@ -40,10 +40,9 @@ class BasicBlock(nn.Module):
 class ResNetTiny(nn.Module):
     """3×3 stem of stride 2 (1 if `small_stem`), one block each of `widths`, features of two stages.
 
-    A feature is the last two stages' maps, each averaged over its four quarters, put together
-    and brought to mean 0 and variance 1 by a batch-norm without weights. With so few layers the
-    quarters, the earlier stage and the common scale are each worth about a point of accuracy
-    over one average of the last map (measured for recipe `simclr-tiny`).
+    A feature is the last two stages' maps, each averaged over its four quarters, put together.
+    With so few layers the quarters are worth about two points of linear and k-NN accuracy over
+    one average of the last map, and the earlier stage another (chosen for recipe `simclr-tiny`).
 
     With widths 32, 64, 128: 0.31 M parameters, 768 features, 11 MFLOP forward for a 20-px view.
     """
@@ -60,7 +59,6 @@ class ResNetTiny(nn.Module):
         self.stage1 = BasicBlock(first, first, 1)
         self.stage2 = BasicBlock(first, second, 2)
         self.stage3 = BasicBlock(second, third, 2)
-        self.feature_norm = nn.BatchNorm1d(self.num_features, affine=False)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -70,5 +68,4 @@ class ResNetTiny(nn.Module):
         middle = self.stage2(self.stage1(torch.relu_(self.stem(x))))
         last = self.stage3(middle)
         quarters = [F.adaptive_avg_pool2d(y, 2).flatten(1) for y in (middle, last)]
-        features: Tensor = self.feature_norm(torch.cat(quarters, dim=1))
-        return features
+        return torch.cat(quarters, dim=1)

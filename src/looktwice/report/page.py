@@ -71,7 +71,7 @@ def render(run: RunRecord, splits: Splits | None, policy: Policy | None) -> str:
         strips=gallery.strips(evaluation, splits),
         confusion=_confusion(evaluation) if evaluation else None,
         cost=words.cost(run),
-        again=str(run.summary.get("command") or ""),
+        again=words.again(run),
         missing_pictures=splits is None,
     )
 

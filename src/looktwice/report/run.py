@@ -9,7 +9,7 @@ from looktwice.data import Splits
 from looktwice.errors import DataError, RunError, UsageError
 from looktwice.report.page import write_report
 from looktwice.report.preview import write_preview
-from looktwice.run import build_policy, open_data, open_run
+from looktwice.run import build_policy, check_pictures, open_data, open_run
 
 
 def report_run(path: Path, *, splits: Splits | None = None) -> Path:
@@ -17,8 +17,8 @@ def report_run(path: Path, *, splits: Splits | None = None) -> Path:
 
     Args:
         path: the run folder.
-        splits: the pictures, where the run was started from arrays in memory; pictures that
-            cannot be opened are left out of the page, which says so.
+        splits: the pictures, where the run was started from arrays in memory. Pictures that
+            cannot be opened, or are not those of the start, are left out; the page says so.
 
     Raises:
         RunError: there is no run, or its folder cannot be written.
@@ -28,7 +28,8 @@ def report_run(path: Path, *, splits: Splits | None = None) -> Path:
     if splits is None:
         try:
             splits = open_data(config.data)
-        except DataError:
+            check_pictures(run, splits)
+        except (DataError, RunError):
             splits = None
     return write_report(run.path, splits=splits, policy=build_policy(config.augment))
 

@@ -65,7 +65,7 @@ def facts(run: RunRecord) -> list[str]:
         f"recipe {run.settings['recipe']}" if run.settings.get("recipe") else "",
         _network(run),
         f"{numbers.duration(seconds)} of training" if seconds is not None else "",
-        _machine(place),
+        _machine(run),
         numbers.day(str(place["created"])) if place.get("created") else "",
     ]
     return [fact for fact in known if fact]
@@ -123,12 +123,28 @@ def _network(run: RunRecord) -> str:
     return f"{name}{size}" if name else ""
 
 
-def _machine(place: Record) -> str:
-    threads = place.get("threads")
+def _machine(run: RunRecord) -> str:
+    threads = run.settings.get("train.threads")
     many = f", {numbers.plural(int(threads), 'thread')}" if threads else ""
-    device = str(place.get("device") or "")
-    name = device if device and device != "cpu" else str(place.get("cpu") or device)
+    device = str(run.settings.get("train.device") or "")
+    on_cpu = device in ("", "auto", "cpu")
+    name = str(run.environment.get("cpu") or "") if on_cpu else device
     return f"{name}{many}" if name else ""
+
+
+def again(run: RunRecord) -> list[str]:
+    """Return the commands that repeat a run: as it was typed, and step for step."""
+    exact = f"looktwice pretrain --config {_config(run)} --out {_sibling(run, 'again')}"
+    typed = str(run.environment.get("command") or "")
+    return [*([typed] if typed else []), exact]
+
+
+def _config(run: RunRecord) -> str:
+    return shlex.quote(f"{run.folder}/config.toml")
+
+
+def _sibling(run: RunRecord, suffix: str) -> str:
+    return shlex.quote(f"{run.folder}-{suffix}")
 
 
 def _protocol(evaluation: Record, name: str) -> Record:
@@ -218,13 +234,9 @@ def _next_step(run: RunRecord, better: bool) -> tuple[str, str]:
 
 
 def _longer(run: RunRecord) -> str:
-    data = shlex.quote(str(run.settings.get("data.source") or "DATA"))
     epochs = finite(run.summary.get("epochs"))
     flag = f"--epochs {max(1, round(3 * epochs))}" if epochs else "--epochs 100"
-    recipe = run.settings.get("recipe")
-    chosen = f" --recipe {shlex.quote(str(recipe))}" if recipe else ""
-    out = shlex.quote(f"{run.folder}-longer")
-    return f"looktwice pretrain --data {data}{chosen} {flag} --out {out}"
+    return f"looktwice pretrain --config {_config(run)} {flag} --out {_sibling(run, 'longer')}"
 
 
 def _unproven(run: RunRecord, caveat: str) -> Verdict:
