@@ -187,13 +187,15 @@ def resume(path: Path, *, file: TextIO, splits: Splits | None = None) -> Run:
 
 def describe(training: Training) -> str:
     """Return one line of what is about to be trained on what."""
-    train_config, splits = training.config.train, training.splits
+    config, pictures = training.config.train, training.splits.train
     parameters = sum(p.numel() for p in training.method.backbone.parameters())
+    classes = f"{len(pictures.class_names)} classes" if pictures.class_names else "unlabelled"
     return (
         f"{training.config.method.name}, {training.config.model.backbone} "
-        f"({parameters / 1e6:.2f} M parameters), {len(splits.train):,} pictures of "
-        f"{splits.train.name}, {train_config.steps:,} steps of {train_config.batch_size} "
-        f"({training.num_epochs:.1f} epochs), {training.device}, {train_config.threads} threads"
+        f"({parameters / 1e6:.2f} M parameters), {len(pictures):,} pictures of {pictures.name} "
+        f"({classes}, {'grey' if pictures.channels == 1 else 'colour'}), {config.steps:,} steps "
+        f"of {config.batch_size} ({training.num_epochs:.1f} epochs), {training.device}, "
+        f"{config.threads} threads"
     )
 
 

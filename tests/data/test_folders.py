@@ -125,11 +125,27 @@ def test_links_are_followed_but_loops_end(tmp_path):
     (folder / "again").symlink_to(folder / "a")
     (folder / "gone.png").symlink_to(folder / "nowhere.png")
     (folder / "2.png").symlink_to(elsewhere / "1.png")
-    assert list_pictures(folder) == ["2.png", "a/1.png", "b/1.png", "gone.png"]
+    (folder / "3.png").symlink_to(folder / "a" / "1.png")
+    assert list_pictures(folder) == ["2.png", "a/1.png", "gone.png"]  # b/1.png is 2.png again
     source = open_source(folder)
     assert source.image(0).shape == (4, 6, 3)
     with pytest.raises(BadPictureError, match="No such file"):
-        source.image(3)
+        source.image(2)
+
+
+def test_runs_of_ours_are_not_pictures_to_learn_from(tmp_path):
+    _save(tmp_path / "1.png")
+    _save(tmp_path / "runs" / "one" / "figures" / "views.png")
+    for name in ("config.toml", "environment.json"):
+        (tmp_path / "runs" / "one" / name).write_text("")
+    assert list_pictures(tmp_path) == ["1.png"]
+
+
+def test_pictures_beside_train_and_test_are_refused(tmp_path):
+    for name in ("train/a/1.png", "test/a/2.png", "stray.png"):
+        _save(tmp_path / name)
+    with pytest.raises(DataError, match=r"1 pictures beside them, such as 'stray\.png'"):
+        open_source(tmp_path)
 
 
 def test_pipes_and_devices_are_bad_and_never_opened(tmp_path):

@@ -58,14 +58,15 @@ def open_folder(root: Path) -> dict[str, Source]:
 def list_pictures(root: Path) -> list[str]:
     """List all pictures under a folder as paths relative to it, in a stable order.
 
-    Hidden files and folders are left out; links are followed, each folder entered once.
+    Hidden files and folders are left out, and folders of looktwice's runs; links are followed,
+    each folder entered and each file listed once.
 
     Raises:
         DataError: none found, or a folder that cannot be read.
     """
     pictures: list[str] = []
     others: Counter[str] = Counter()
-    for path in _walk(root, "", set()):
+    for path in _once_each(root, list(_walk(root, "", set()))):
         if path.lower().endswith(EXTENSIONS):
             pictures.append(path)
         else:
@@ -79,8 +80,27 @@ def list_pictures(root: Path) -> list[str]:
     return pictures
 
 
-def _walk(root: Path, folder: str, entered: set[tuple[int, int]]) -> Iterator[str]:
-    """Yield the files under a folder, relative to root, by the bytes of their names."""
+def _once_each(root: Path, found: list[tuple[str, bool]]) -> Iterator[str]:
+    """Yield the files, without links to one that is there already."""
+    seen: set[str] = set()
+    if any(linked for _, linked in found):
+        real = os.path.realpath(root)
+        seen = {os.path.join(real, path) for path, linked in found if not linked}  # noqa: PTH118
+    for path, linked in found:
+        target = os.path.realpath(root / path) if linked else ""
+        if target not in seen:
+            yield path
+        if linked:
+            seen.add(target)
+
+
+def _walk(
+    root: Path, folder: str, entered: set[tuple[int, int]], linked: bool = False
+) -> Iterator[tuple[str, bool]]:
+    """Yield the files under a folder, relative to root, by the bytes of their names.
+
+    With each comes whether a link leads to it.
+    """
     here = root / folder
     try:
         status = here.stat()
@@ -90,18 +110,20 @@ def _walk(root: Path, folder: str, entered: set[tuple[int, int]]) -> Iterator[st
         with os.scandir(here) as entries:
             shown = [entry for entry in entries if not entry.name.startswith(".")]
             shown.sort(key=lambda entry: os.fsencode(entry.name))
-            is_folder = {entry.name: _is_folder(entry) for entry in shown}
+            if {"config.toml", "environment.json"} <= {entry.name for entry in shown}:
+                return  # a run: its figures are not pictures to learn from
+            kinds = {entry.name: (_is_folder(entry), entry.is_symlink()) for entry in shown}
     except OSError as error:
         raise DataError(
             f"folder {str(here)!r} cannot be read ({error.strerror}): change its permissions, or "
             "give another folder"
         ) from error
-    for name, inside in is_folder.items():
+    for name, (is_folder, is_link) in kinds.items():
         path = f"{folder}/{name}" if folder else name
-        if inside:
-            yield from _walk(root, path, entered)
+        if is_folder:
+            yield from _walk(root, path, entered, linked or is_link)
         else:
-            yield path
+            yield path, linked or is_link
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -110,7 +132,19 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _split_folders(root: Path, files: list[str]) -> dict[str, str]:
-    """Map split to sub-folder when all pictures lie in folders named as splits, else nothing."""
+    """Map split to sub-folder when all pictures lie in folders named as splits, else nothing.
+
+    Raises:
+        DataError: two folders for one split, no train, or pictures beside train and another one.
+    """
+    tops = {_top(file) for file in files}
+    named = {SPLIT_FOLDERS[top.lower()] for top in tops if top.lower() in SPLIT_FOLDERS}
+    strays = [file for file in files if _top(file).lower() not in SPLIT_FOLDERS]
+    if "train" in named and len(named) > 1 and strays:
+        raise DataError(
+            f"{str(root)!r} has folders for {' and '.join(sorted(named))}, and {len(strays)} "
+            f"pictures beside them, such as {printable(strays[0])!r}: move those away, or into one"
+        )
     folders: dict[str, str] = {}
     for top in sorted({_top(file) for file in files}):
         split = SPLIT_FOLDERS.get(top.lower())

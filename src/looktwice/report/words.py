@@ -215,7 +215,7 @@ def _caveats(run: RunRecord) -> Iterator[str]:
         yield f"{numbers.plural(bad, 'picture')} could not be read and {replaced}."
     epochs = finite(run.summary.get("epochs"))
     if epochs is not None and epochs < SHORT_RUN:
-        length = f"{epochs:g} {'epoch' if epochs == 1 else 'epochs'}"
+        length = f"{round(epochs, 1):g} {'epoch' if epochs == 1 else 'epochs'}"
         yield f"A short run, of {length}: longer ones usually gain."
     if not run.summary:
         yield "Training has not finished: this is the state of the run so far."
