@@ -1,0 +1,211 @@
+"""The commands: what they take, which functions they call, what they print.
+
+`cli` imports this file only when a command is run: `looktwice --help` need not wait for it.
+Whatever takes long to import is imported in the command that uses it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from looktwice import config as configuration
+
+DEMO_SOURCE, DEMO_RECIPE = "fashion-mnist-10k", "simclr-tiny"
+
+
+def _settings_type() -> Any:
+    """Derive from `Config` a dataclass of optional flags: None where nothing was typed."""
+    groups = []
+    for order, (section, kind) in enumerate(configuration.sections().items()):
+        group = Group(f"{section}: {kind.__doc__}", sort_key=10 + order)
+        fields = [
+            (entry.name, _flag_type(f"{section}.{entry.name}", entry, group), None)
+            for entry in dataclasses.fields(kind)
+        ]
+        partial: Any = dataclasses.make_dataclass(
+            f"{section.title()}Flags", fields, frozen=True, namespace={"__module__": __name__}
+        )
+        flags: Any = Annotated[partial, Parameter(group=group)]
+        groups.append((section, flags, dataclasses.field(default_factory=partial)))
+    return dataclasses.make_dataclass(
+        "Flags", groups, frozen=True, namespace={"__module__": __name__}
+    )
+
+
+def _flag_type(key: str, entry: dataclasses.Field[Any], group: Group) -> Any:
+    kind = configuration.field_type(key)
+    limits = configuration.range_text(key)
+    text = entry.metadata["text"] + (f" {limits}" if limits else "")
+    negative = f"--{key.split('.')[0]}.no-{entry.name.replace('_', '-')}" if kind is bool else ()
+    parameter = Parameter(
+        alias=entry.metadata["flags"] or None, help=text, group=group, negative=negative
+    )
+    return Annotated[kind | None, parameter]
+
+
+if TYPE_CHECKING:
+    Flags = Any
+else:
+    Flags = _settings_type()
+_NO_FLAGS = Flags()
+Settings = Annotated[Flags, Parameter(name="*")]
+Recipe = Annotated[
+    str | None, Parameter(alias="-r", help=f"shipped recipe ({configuration.DEFAULT_RECIPE})")
+]
+ConfigFile = Annotated[
+    Path | None, Parameter(help="TOML file over the recipe; config.toml of a run is one")
+]
+Out = Annotated[
+    Path | None, Parameter(alias="-o", help="new folder (runs/RECIPE-001, then 002, …)")
+]
+Json = Annotated[
+    bool, Parameter(name="--json", help="print the result as JSON, progress on standard error")
+]
+RunFolder = Annotated[Path, Parameter(help="run folder")]
+Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, mps; auto: the best there is")]
+Seed = Annotated[int, Parameter(alias="-s", help="seed of every random choice")]
+
+
+def _typed(flags: Any) -> dict[str, object]:
+    """Return the flags that were typed, by dotted key."""
+    return {
+        f"{section}.{name}": value
+        for section, values in dataclasses.asdict(flags).items()
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _finish(result: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
+    print(json.dumps(result, indent=1) if as_json else "\n".join(lines))
+
+
+def pretrain(
+    *,
+    recipe: Recipe = None,
+    config: ConfigFile = None,
+    out: Out = None,
+    print_config: Annotated[bool, Parameter(help="print the configuration and stop")] = False,
+    dry_run: Annotated[bool, Parameter(help="build everything, say what it is, stop")] = False,
+    json_: Json = False,
+    flags: Settings = _NO_FLAGS,
+) -> None:
+    """Learn an encoder from unlabelled pictures."""
+    resolved = configuration.resolve(recipe=recipe, file=config, flags=_typed(flags))
+    if print_config:
+        print(configuration.to_toml(resolved), end="")
+        return
+    from looktwice import train
+
+    if dry_run:
+        plan = train.dry_run(resolved, out)
+        _finish({"plan": plan}, [plan], as_json=json_)
+        return
+    progress = sys.stderr if json_ else sys.stdout
+    run = train.start(resolved, out, command=_command(), file=progress)
+    _finish({"run": str(run.path)}, _next_commands(run.path), as_json=json_)
+
+
+def resume(run: RunFolder, /, *, json_: Json = False) -> None:
+    """Continue a run to the end it was started for, exactly as if it had not stopped."""
+    from looktwice import train
+
+    path = train.resume(run, file=sys.stderr if json_ else sys.stdout).path
+    _finish({"run": str(path)}, _next_commands(path), as_json=json_)
+
+
+def evaluate(
+    run: RunFolder, /, *, device: Device = "auto", seed: Seed = 0, json_: Json = False
+) -> None:
+    """Prove an encoder: k-NN, linear probe and few labels, beside pixels and the untrained."""
+    from looktwice.evaluate import evaluate_run, table
+
+    result = evaluate_run(run, device=device, seed=seed)
+    lines = [table(result), f"written: {run}/evaluation.json", f"next: looktwice report {_q(run)}"]
+    _finish(result, lines, as_json=json_)
+
+
+def report(run: RunFolder, /, *, json_: Json = False) -> None:
+    """Write a run's report: one offline page."""
+    from looktwice.report import report_run
+
+    page = report_run(run)
+    _finish({"report": str(page)}, [f"report: {page}"], as_json=json_)
+
+
+def preview(
+    *,
+    recipe: Recipe = None,
+    config: ConfigFile = None,
+    out: Annotated[Path | None, Parameter(alias="-o", help="new PNG (preview-001.png, …)")] = None,
+    count: Annotated[int, Parameter(alias="-n", help="pictures")] = 8,
+    json_: Json = False,
+    flags: Settings = _NO_FLAGS,
+) -> None:
+    """Draw pictures, their crop boxes and the views that come out."""
+    from looktwice.report import preview_file
+
+    resolved = configuration.resolve(recipe=recipe, file=config, flags=_typed(flags))
+    picture = preview_file(resolved, out, count=count)
+    _finish({"preview": str(picture)}, [f"preview: {picture}"], as_json=json_)
+
+
+def demo(
+    *,
+    out: Out = None,
+    minutes: Annotated[
+        float | None, Parameter(alias="-m", help="minutes of training (1.6)")
+    ] = None,
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """Train, prove and report on the pictures that come with looktwice."""
+    from looktwice import train
+    from looktwice.evaluate import evaluate_run, table
+    from looktwice.report import report_run
+
+    length = {} if minutes is None else {"train.minutes": minutes}
+    flags = {"data.source": DEMO_SOURCE, "train.seed": seed, **length}
+    resolved = configuration.resolve(recipe=DEMO_RECIPE, flags=flags)
+    progress = sys.stderr if json_ else sys.stdout
+    run = train.start(resolved, out, command=_command(), file=progress).path
+    result = evaluate_run(run, seed=seed)
+    print(table(result), file=progress)
+    page = report_run(run)
+    lines = [
+        f"encoder: {run}/encoder.safetensors",
+        f"views:   {run}/figures/views.png",
+        f"report:  {page}",
+    ]
+    _finish({"run": str(run), "report": str(page), **result}, lines, as_json=json_)
+
+
+def recipes(name: Annotated[str | None, Parameter(help="recipe to print whole")] = None, /) -> None:
+    """List the shipped recipes, or print one."""
+    if name is not None:
+        print(configuration.recipe_text(name), end="")
+        return
+    for known in configuration.recipe_names():
+        first = configuration.recipe_text(known).splitlines()[0]
+        print(f"{known:28}{first.lstrip('# ')}")
+
+
+def _next_commands(run: Path) -> list[str]:
+    return [f"next: looktwice eval {_q(run)} && looktwice report {_q(run)}"]
+
+
+def _q(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _command() -> str:
+    from looktwice.run import command_line
+
+    return command_line()
