@@ -20,6 +20,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
     with _plainly(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _beside(path)
         try:
             _write_synced(temporary, data)

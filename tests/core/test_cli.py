@@ -86,7 +86,7 @@ def test_failures_are_one_line_and_exit_1(capsys, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").write_text("x")
     for arguments, message in [
-        (["pretrain", "-d", tmp_path / "missing"], "there is no folder or data set"),
+        (["pretrain", "-d", tmp_path / "missing"], "missing': check the path"),
         (["pretrain", "-d", tmp_path / "empty"], "0 pictures"),
         (["pretrain", "-d", "fashion-mnsit"], "Did you mean 'fashion-mnist"),
         (["resume", tmp_path / "none"], "no such folder"),
@@ -186,7 +186,8 @@ def test_preview_writes_a_new_picture(capsys, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number in (1, 2):
         assert main(["preview", "-d", str(folder), "-n", "2", "--size", "16"]) == 0
-        assert Image.open(tmp_path / f"preview-00{number}.png").size[0] > 32
+        with Image.open(tmp_path / f"preview-00{number}.png") as sheet:
+            assert sheet.width > 32
 
 
 def test_ctrl_c_exits_130_and_names_the_next_command(tmp_path):

@@ -22,7 +22,7 @@ from looktwice.checkpoint import (
 from looktwice.config import resolve, to_toml, with_values
 from looktwice.data import open_splits
 from looktwice.errors import DataError, RunError, UsageError
-from looktwice.run import Run, exclusive
+from looktwice.run import IN_MEMORY, Run, exclusive
 
 SETTINGS = {
     "augment.size": 8,
@@ -159,7 +159,7 @@ def test_resume_refuses_other_pictures(undisturbed, tmp_path):
     shutil.rmtree(list_checkpoints(tmp_path / "copy" / "checkpoints")[-1])
     (tmp_path / "copy" / "summary.json").unlink()
     other = open_splits(pictures(seed=1), validation_fraction=0.1, test_fraction=0.1, seed=0)
-    with pytest.raises(RunError, match="does not hold the pictures it was started with"):
+    with pytest.raises(RunError, match="arrays does not hold the pictures"):
         train.resume(tmp_path / "copy", file=io.StringIO(), splits=other)
 
 
@@ -245,6 +245,9 @@ def test_pretrain_takes_arrays_and_returns_the_run(tmp_path):
 
 
 def test_pictures_given_in_memory_are_asked_for_on_resume(undisturbed, tmp_path):
-    shutil.copytree(undisturbed.path, tmp_path / "copy")
+    copy = Run(tmp_path / "copy")
+    shutil.copytree(undisturbed.path, copy.path)
+    copy.summary_file.unlink()
+    copy.config_file.write_text(copy.config_file.read_text().replace('"arrays"', f'"{IN_MEMORY}"'))
     with pytest.raises(DataError, match="give them again, in Python, as `splits`"):
         train.resume(tmp_path / "copy", file=io.StringIO())

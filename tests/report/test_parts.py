@@ -4,6 +4,7 @@ import base64
 import io
 import itertools
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def test_too_few_labels_are_told() -> None:
 
 def test_advice_can_be_pasted() -> None:
     code = words.verdict(_run(_evaluation(-0.05, 0.01))).code
-    assert "--data 'my data' --epochs 60" in code
+    assert shlex.split(code)[2:6] == ["--config", "runs/it's/config.toml", "--epochs", "60"]
     assert "--out 'runs/it'\"'\"'s-longer'" in code
     assert words.verdict(_run(None)).code == "looktwice eval 'runs/it'\"'\"'s'"
 

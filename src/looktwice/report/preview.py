@@ -163,7 +163,6 @@ def write_preview(
     sheet = draw_preview(view_pairs(source, policy, count, seed, epoch))
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, buffer.getvalue())
     return path
 
