@@ -161,7 +161,7 @@ def demo(
     *,
     out: Out = None,
     minutes: Annotated[
-        float | None, Parameter(alias="-m", help="minutes of training (1.6)")
+        float | None, Parameter(alias="-m", help="minutes of training (1.5)")
     ] = None,
     seed: Seed = 0,
     json_: Json = False,
