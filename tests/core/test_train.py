@@ -100,6 +100,21 @@ def test_a_run_leaves_what_it_promises(undisturbed):
     assert features.shape == (3, 768)
 
 
+def test_the_best_epochs_encoder_can_be_loaded(undisturbed, tmp_path):
+    records = [r for r in untimed(undisturbed) if r["step"]]
+    step = max(records, key=lambda r: (r["knn"], -r["step"]))["step"]
+    assert json.loads(undisturbed.summary_file.read_text())["best_step"] == step
+    parts, _ = load_checkpoint(undisturbed.checkpoints / f"step-{step:08d}")
+    best = looktwice.load_encoder(undisturbed.path, best=True)
+    for name, tensor in best.backbone.state_dict().items():
+        assert torch.equal(tensor, parts["method"][f"backbone.{name}"])
+    copy = Run(tmp_path / "copy")
+    shutil.copytree(undisturbed.path, copy.path)
+    copy.summary_file.write_text('{"best_step": null}')
+    with pytest.raises(RunError, match="has no best epoch"):
+        looktwice.load_encoder(copy.path, best=True)
+
+
 @pytest.mark.parametrize("step", range(25))
 def test_resume_after_any_step_ends_with_the_same_bits(undisturbed, tmp_path, step):
     copy = Run(tmp_path / "copy")
