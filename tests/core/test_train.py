@@ -31,6 +31,7 @@ SETTINGS = {
     "train.steps": 24,
     "train.threads": 1,
     "train.checkpoint_every": 1,
+    "train.monitor_every": 1,
     "train.keep_last": 100,
     "data.source": "arrays",
 }
