@@ -1,0 +1,9 @@
+"""Property tests draw the same examples every time; HYPOTHESIS_PROFILE=explore draws others."""
+
+import os
+
+from hypothesis import settings
+
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
