@@ -49,23 +49,9 @@ def prepare(encoder: Encoder, source: Source) -> tuple[Tensor, NDArray[np.int64]
 
 
 def encode(encoder: Encoder, pictures: Tensor) -> Tensor:
-    """Return features (N, D), float32 on the CPU, of pictures uint8 (N, C, S, S)."""
+    """Return features (N, D), float32 on the CPU, of pictures uint8 (N, C, S, S).
+
+    Put the encoder's backbone in eval mode first.
+    """
     device = encoder.mean.device
     return torch.cat([encoder(block.to(device)).cpu() for block in torch.split(pictures, BLOCK)])
-
-
-def extract(encoder: Encoder, source: Source) -> tuple[Tensor, NDArray[np.int64]]:
-    """Return features (N, D), float32 on the CPU, of the pictures that can be read.
-
-    Args:
-        encoder: in whatever mode its backbone is; put it in eval mode first.
-        source: N or more pictures.
-
-    Returns:
-        Features, and the index in the source of each row; unreadable pictures have none.
-
-    Raises:
-        DataError: no picture can be read.
-    """
-    pictures, kept = prepare(encoder, source)
-    return encode(encoder, pictures), kept

@@ -143,7 +143,7 @@ def start(
             config = calibrate(config, splits, console)
         training = build(config, splits)
         run = create_run(out, config, command=command, fingerprint=splits.train.fingerprint())
-        console.say(f"run {run.path}: {describe(training)}")
+        console.say(f"run {run.path}: {describe(training)}, {length(training)}")
         with exclusive(run):
             train(run, training, Progress(), console)
     return run
@@ -155,8 +155,10 @@ def dry_run(config: Config, out: Path | None) -> str:
     splits = open_data(config.data)
     config = settle(config, splits)
     if config.train.minutes:
-        return f"{describe(build(with_steps(config, 1), splits))}; steps: by calibration"
-    return describe(build(config, splits))
+        plan = describe(build(with_steps(config, 1), splits))
+        return f"{plan}, {config.train.minutes:g} minutes: steps by calibration"
+    training = build(config, splits)
+    return f"{describe(training)}, {length(training)}"
 
 
 def resume(path: Path, *, file: TextIO, splits: Splits | None = None) -> Run:
@@ -193,10 +195,15 @@ def describe(training: Training) -> str:
     return (
         f"{training.config.method.name}, {training.config.model.backbone} "
         f"({parameters / 1e6:.2f} M parameters), {len(pictures):,} pictures of {pictures.name} "
-        f"({classes}, {'grey' if pictures.channels == 1 else 'colour'}), {config.steps:,} steps "
-        f"of {config.batch_size} ({training.num_epochs:.1f} epochs), {training.device}, "
+        f"({classes}, {'grey' if pictures.channels == 1 else 'colour'}), {training.device}, "
         f"{config.threads} threads"
     )
+
+
+def length(training: Training) -> str:
+    """Return the length of a run in words."""
+    config = training.config.train
+    return f"{config.steps:,} steps of {config.batch_size} ({training.num_epochs:.1f} epochs)"
 
 
 def calibrate(config: Config, splits: Splits, console: TrainingConsole) -> Config:
@@ -267,9 +274,10 @@ def train(run: Run, training: Training, progress: Progress, console: TrainingCon
                 finish_epoch(run, training, progress, console, rate=rate)
             every = config.checkpoint_every
             due = progress.step % every == 0 if every else epoch_ends
-            if due or finished or stopped() or progress.best_step == progress.step:
+            stop = stopped()  # asked once: what is not saved must not be called saved
+            if due or finished or stop or progress.best_step == progress.step:
                 save(run, training, progress)
-            if stopped() and not finished:
+            if stop and not finished:
                 console.say(
                     f"stopped after step {progress.step} of {config.steps}, saved; "
                     f"continue with: looktwice resume {shlex.quote(str(run.path))}"
@@ -353,6 +361,7 @@ def _verdict(health: Health, training: Training, progress: Progress) -> str:
 
 
 def _time_fields(training: Training, progress: Progress) -> dict[str, float]:
+    """Return what depends on the clock, since the start; measuring and saving count as training."""
     seconds = max(progress.seconds, 1e-9)
     return {
         "seconds": round(progress.seconds, 3),

@@ -1,5 +1,6 @@
 """Training: exact resume from every step, the same bits for any loader, and what a run leaves."""
 
+import contextlib
 import io
 import json
 import os
@@ -160,6 +161,19 @@ def test_ctrl_c_finishes_the_step_saves_and_resumes_exactly(undisturbed, tmp_pat
     train.resume(run.path, file=io.StringIO(), splits=splits())
     assert undisturbed.encoder_file.read_bytes() == run.encoder_file.read_bytes()
     assert untimed(undisturbed) == untimed(run)
+
+
+def test_a_request_to_stop_is_looked_at_once_a_step(tmp_path, monkeypatch):
+    answers = iter([False, True, True])
+
+    @contextlib.contextmanager
+    def requests():
+        yield lambda: next(answers)
+
+    monkeypatch.setattr(train, "stop_request", requests)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "run", **{"train.checkpoint_every": 100})
+    assert [p.name for p in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000002"]
 
 
 def test_a_finished_run_is_left_alone(undisturbed):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from looktwice.data import Source
 from looktwice.errors import DataError
 from looktwice.features import readable
+from looktwice.models import central_square
 
 PIXEL_SIDE = 32  # pictures up to this many pixels a side are compared whole
 
@@ -37,21 +37,10 @@ def raw_pixels(source: Source, *, side: int = PIXEL_SIDE) -> tuple[Tensor, NDArr
     whole = size is not None and max(size) <= side
     rows, kept = [], []
     for index, picture in readable(source):
-        rows.append((picture if whole else _central_square(picture, side)).ravel())
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+        square = pixels if whole else central_square(pixels, side)
+        rows.append(square[0].permute(1, 2, 0).flatten())
         kept.append(index)
     if not rows:
         raise DataError(f"none of the {len(source)} pictures in {source.name!r} can be read")
-    return torch.from_numpy(np.stack(rows)).float() / 255, np.asarray(kept, np.int64)
-
-
-def _central_square(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Resize uint8 (H, W, C) to a short side of ``side`` and crop its centre (S, S, C)."""
-    height, width = picture.shape[:2]
-    scale = side / min(height, width)
-    rows, columns = max(side, round(height * scale)), max(side, round(width * scale))
-    pixels = torch.tensor(picture).permute(2, 0, 1)[None]
-    resized = F.interpolate(pixels, size=[rows, columns], mode="bilinear", antialias=True)
-    top, left = (rows - side) // 2, (columns - side) // 2
-    square = resized[0, :, top : top + side, left : left + side]
-    cropped: NDArray[np.uint8] = square.permute(1, 2, 0).numpy()
-    return cropped
+    return torch.stack(rows).float() / 255, np.asarray(kept, np.int64)

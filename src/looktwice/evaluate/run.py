@@ -16,7 +16,7 @@ from looktwice.data import Source, Splits
 from looktwice.errors import DataError, RunError
 from looktwice.evaluate.features import raw_pixels
 from looktwice.evaluate.protocol import SplitFeatures, SplitLabels, evaluate_features
-from looktwice.features import extract
+from looktwice.features import encode, prepare
 from looktwice.models import Encoder, read_encoder
 from looktwice.run import Run, check_pictures, open_data, open_run
 from looktwice.storage import write_atomic
@@ -50,14 +50,16 @@ def evaluate_run(
     parts = _labelled_parts(splits)
     target = open_device(best_device() if device == "auto" else device)
     encoder = read_encoder(run.encoder_file).to(target)
-    rows = {
-        "encoder": [extract(encoder, part) for part in parts],
-        "raw-pixels": [raw_pixels(part) for part in parts],
-        "untrained": [extract(untrained_encoder(config, splits).to(target), p) for p in parts],
-    }
-    for part, (_, indices) in zip(parts, rows["encoder"], strict=True):
+    untrained = untrained_encoder(config, splits).to(target)
+    prepared = [prepare(encoder, part) for part in parts]
+    kept = [indices for _, indices in prepared]
+    for part, indices in zip(parts, kept, strict=True):
         _check_readable(part, indices, config.data.max_bad)
-    kept = [indices for _, indices in rows["encoder"]]
+    rows = {
+        "encoder": [encode(encoder, pictures) for pictures, _ in prepared],
+        "raw-pixels": [raw_pixels(part)[0] for part in parts],
+        "untrained": [encode(untrained, pictures) for pictures, _ in prepared],
+    }
     labels = [_labels(part)[index] for part, index in zip(parts, kept, strict=True)]
     assert splits.train.class_names is not None
     result = {
@@ -67,9 +69,9 @@ def evaluate_run(
             "unreadable": sum(map(len, parts)) - sum(map(len, kept)),
             "classes": list(splits.train.class_names),
         },
-        "encoder": _about(encoder, rows["encoder"][0][0].shape[1], run),
+        "encoder": _about(encoder, rows["encoder"][0].shape[1], run),
         **evaluate_features(
-            {name: SplitFeatures(*(values for values, _ in found)) for name, found in rows.items()},
+            {name: SplitFeatures(*found) for name, found in rows.items()},
             SplitLabels(*labels),
             splits.train.class_names,
             seed=seed,

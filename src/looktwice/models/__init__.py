@@ -7,6 +7,7 @@ from looktwice.models.encoder import (
     Encoder,
     EncoderSpec,
     backbone_normalisation,
+    central_square,
     encoder_bytes,
     read_encoder,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "backbone_normalisation",
     "build_backbone",
     "build_head",
+    "central_square",
     "default_small_stem",
     "encoder_bytes",
     "feature_width",

@@ -84,15 +84,7 @@ class Encoder(nn.Module):
                 f"pictures must be (N, {self.spec.channels}, H, W), not {tuple(pictures.shape)}"
             )
         pictures = pictures.expand(-1, self.spec.channels, -1, -1)
-        side = self.spec.image_size
-        height, width = pictures.shape[2:]
-        if (height, width) == (side, side):
-            return pictures
-        scale = side / min(height, width)
-        size = [max(side, round(height * scale)), max(side, round(width * scale))]
-        resized = _resize(pictures, size)
-        top, left = (size[0] - side) // 2, (size[1] - side) // 2
-        return resized[:, :, top : top + side, left : left + side]
+        return central_square(pictures, self.spec.image_size)
 
     def normalize(self, pictures: Tensor) -> Tensor:
         """Map uint8 (…, C, H, W) to floats around 0, on the pictures' own device and layout."""
@@ -127,6 +119,20 @@ class Encoder(nn.Module):
     def train(self, mode: bool = True) -> Encoder:  # noqa: ARG002
         """Stay in eval mode: batch-norm of a finished encoder must not move."""
         return super().train(False)
+
+
+def central_square(pictures: Tensor, side: int) -> Tensor:
+    """Resize pictures (N, C, h, w) to a short side of `side`, and crop the centre (N, C, S, S).
+
+    Bilinear and antialiased; the dtype, uint8 or floating, is kept.
+    """
+    height, width = pictures.shape[2:]
+    if (height, width) == (side, side):
+        return pictures
+    scale = side / min(height, width)
+    size = [max(side, round(height * scale)), max(side, round(width * scale))]
+    top, left = (size[0] - side) // 2, (size[1] - side) // 2
+    return _resize(pictures, size)[:, :, top : top + side, left : left + side]
 
 
 def _resize(pictures: Tensor, size: list[int]) -> Tensor:
