@@ -26,6 +26,7 @@ from torchvision.transforms import v2
 
 from looktwice.augment import (
     ColorJitter,
+    Crop,
     GaussianBlur,
     Grayscale,
     HorizontalFlip,
@@ -35,7 +36,8 @@ from looktwice.augment import (
 )
 
 Pictures = npt.NDArray[np.uint8]
-Case = tuple[str, Pictures, tuple[Operation, ...]]
+Step = Crop | Operation
+Case = tuple[str, Pictures, tuple[Step, ...]]
 
 
 def cases() -> list[Case]:
@@ -58,7 +60,7 @@ def cases() -> list[Case]:
     ]
 
 
-def theirs(module: Any, operations: tuple[Operation, ...]) -> Callable[[Any], Any]:
+def theirs(module: Any, operations: tuple[Step, ...]) -> Callable[[Any], Any]:
     """Return torchvision's transforms, v1 or v2, for the same operations."""
     made: list[Any] = []
     for operation in operations:

@@ -29,26 +29,26 @@ PARTS = {
 def reference(view, described, picture):
     """The view as torchvision makes it: (S, S, C)."""
     tensor = torch.from_numpy(picture).permute(2, 0, 1).contiguous()
-    operations = {type(operation).__name__: operation for operation in view}
+    operations = {operation.name: operation for operation in view}
     for name, drawn in described:
         operation = operations[name]
-        if name == "RandomResizedCrop":
+        if name == "crop":
             box = [int(drawn[key]) for key in ("top", "left", "height", "width")]
             mode = InterpolationMode(operation.interpolation)
             # Channels as a batch: torch fails on (3, h, w) -> (3, 1, 1) with an internal error.
             batch = tensor[:, None] if operation.size == 1 else tensor[None]
             batch = tv.resized_crop(batch, *box, [operation.size] * 2, mode, antialias=True)
             tensor = batch.reshape(-1, operation.size, operation.size)
-        elif name == "HorizontalFlip":
+        elif name == "flip":
             tensor = tv.horizontal_flip(tensor)
-        elif name == "ColorJitter":
+        elif name == "jitter":
             for part, amount in drawn.items():
                 tensor = PARTS[part](tensor, amount)
-        elif name == "Grayscale":
+        elif name == "gray":
             tensor = tv.rgb_to_grayscale(tensor, num_output_channels=tensor.shape[0])
-        elif name == "GaussianBlur":
+        elif name == "blur":
             size = view[0].size
-            side = operation.kernel or max(3, 2 * int(size / 20) + 1)
+            side = operation.kernel_size or max(3, 2 * int(size / 20) + 1)
             tensor = tv.gaussian_blur(tensor, [side, side], [drawn["sigma"]] * 2)
         else:
             raise AssertionError(name)

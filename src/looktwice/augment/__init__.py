@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
+from looktwice.augment.compiling import kernel
 from looktwice.augment.named import policy
-from looktwice.augment.operations import (
-    ColorJitter,
-    GaussianBlur,
-    Grayscale,
-    HorizontalFlip,
-    Operation,
-    RandomResizedCrop,
-)
+from looktwice.augment.operations import *  # noqa: F403
+from looktwice.augment.operations import __all__ as _operations
 from looktwice.augment.policy import Policy
 
-__all__ = [
-    "ColorJitter",
-    "GaussianBlur",
-    "Grayscale",
-    "HorizontalFlip",
-    "Operation",
-    "Policy",
-    "RandomResizedCrop",
-    "policy",
-]
+__all__ = ["Policy", "kernel", "policy", *_operations]

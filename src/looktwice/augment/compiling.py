@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, final
 
 import numba
-from numba import extending
+from llvmlite import ir
+from numba import extending, types
 
 # Numba's own annotations describe neither intrinsics nor all options of njit.
 _njit: Final[Any] = numba.njit
@@ -19,21 +21,94 @@ inlined: Final[Callable[..., Any]] = _njit(
     nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
 )
 
+_KERNEL: Final = types.void(
+    types.uint8[:, :, ::1], types.float64[::1], types.float64[::1], types.uint8[::1]
+)
 
+
+@functools.cache
 def sources_digest() -> str:
     """Return a short digest of this package's sources."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    folder = Path(__file__).parent
+    sources = sorted([*folder.glob("*.py"), *folder.glob("operations/*.py")])
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
 
 
-def entry(function: Callable[..., None]) -> Any:
-    """Compile a kernel that Python calls.
+def _cached(compiler: Callable[..., Any], function: Callable[..., None]) -> Any:
+    """Compile with a cache on disk.
 
     Numba's cache notices a change of the function's own file only, not of what it calls
     elsewhere; the name of the cache file therefore carries a digest of the package's sources.
     """
     function.__qualname__ = f"{function.__qualname__}_{sources_digest()}"
     try:
-        return _njit(nogil=True, error_model="numpy", cache=True)(function)
-    except RuntimeError:  # no folder to cache in: neither __pycache__ nor the user's own
-        return _njit(nogil=True, error_model="numpy")(function)
+        return compiler(cache=True)(function)
+    except (RuntimeError, OSError):  # no folder to cache in: neither __pycache__ nor the user's
+        return compiler(cache=False)(function)
+
+
+def entry(function: Callable[..., None]) -> Any:
+    """Compile what Python calls, when it is first called."""
+    return _cached(functools.partial(_njit, nogil=True, error_model="numpy"), function)
+
+
+@final
+class Kernel:
+    """A function that kernels reach by its address; compiled when that is first asked for.
+
+    What it calls is compiled with it alone: LLVM optimises the body of an ordinary callee again
+    in each of its callers, and theirs.
+    """
+
+    def __init__(self, function: Callable[..., None], signature: Any) -> None:
+        self._function, self._signature = function, signature
+
+    @functools.cached_property
+    def address(self) -> int:
+        """Where the compiled function begins, for `call`."""
+        compiler = functools.partial(numba.cfunc, self._signature, error_model="numpy")
+        self._compiled = _cached(compiler, self._function)
+        return int(self._compiled.address)
+
+
+def separate(signature: Any) -> Callable[[Callable[..., None]], Kernel]:
+    """Compile a function of a Numba signature on its own, to be reached by its address."""
+    return lambda function: Kernel(function, signature)
+
+
+def kernel(function: Callable[..., None]) -> Kernel:
+    """Declare a function (planes, drawn, constants, room) -> None as an operation's kernel.
+
+    It is compiled by Numba in nopython mode, may call what Numba compiles, and changes `planes`
+    in place:
+
+    - planes: uint8 (C, S, S), C 1 or 3: the view.
+    - drawn: float64, the numbers drawn for it in the order of `Operation.draws`.
+    - constants: float64, what `Operation.constants` returned.
+    - room: uint8, scratch of at least `Operation.room` bytes, aligned to 64; not cleared.
+    """
+    return Kernel(function, _KERNEL)
+
+
+@intrinsic
+def call(_typing: Any, address: Any, arguments: Any) -> Any:
+    """Call the kernel at an address with a tuple of arguments, of exactly its signature's types."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        kinds = [context.get_value_type(kind) for kind in signature.args[1]]
+        function = ir.FunctionType(context.get_value_type(types.void), kinds)
+        values = [builder.extract_value(given[1], i) for i in range(len(kinds))]
+        builder.call(builder.inttoptr(given[0], function.as_pointer()), values)
+        return context.get_dummy_value()
+
+    return types.void(address, arguments), generate
+
+
+@intrinsic
+def pointer(_typing: Any, address: Any) -> Any:
+    """Turn an address into what `numba.carray` takes, so that pictures in a list are not copied."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.voidptr(address), generate

@@ -8,15 +8,15 @@ from typing import Final
 
 from looktwice.augment.operations import (
     ColorJitter,
+    Crop,
     GaussianBlur,
     Grayscale,
     HorizontalFlip,
     Interpolation,
     Operation,
     RandomResizedCrop,
-    check_number,
-    check_whole,
 )
+from looktwice.augment.operations.base import check_number, check_whole
 from looktwice.augment.policy import MAX_VIEWS, Policy
 from looktwice.errors import UsageError, did_you_mean
 
@@ -99,7 +99,7 @@ def policy(
         interpolation=interpolation,
     )
     chosen = [choices[kind] for kind in named.order]
-    view: tuple[Operation, ...] = (crop, *(o for o in chosen if o.p > 0.0))
+    view: tuple[Crop | Operation, ...] = (crop, *(o for o in chosen if o.p > 0.0))
     return Policy((view,) * num_views)
 
 

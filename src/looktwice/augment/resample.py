@@ -6,12 +6,13 @@ fixed point (ATen/native/cpu/UpSampleKernel.cpp, `_compute_index_ranges_int16_we
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from numba import types
 
-from looktwice.augment.compiling import inlined
+from looktwice.augment.compiling import inlined, separate
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int32]
@@ -19,6 +20,16 @@ Longs = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Table = tuple[Longs, Ints, Floats]
 Scratch = tuple[Table, Bytes, Bytes, Bytes, Ints]
+
+_tuple: Final[Any] = types.Tuple  # Numba does not annotate it
+_TABLE: Final = _tuple((types.int64[::1], types.int32[:, ::1], types.float64[:, ::1]))
+_SCRATCH: Final = _tuple(
+    (_TABLE, types.uint8[::1], types.uint8[::1], types.uint8[::1], types.int32[::1])
+)
+_RESAMPLE: Final = types.void(
+    types.uint8[:, :, ::1], types.float64[::1], types.boolean, types.boolean, types.boolean,
+    _SCRATCH, types.uint8[:, :, ::1],
+)  # fmt: skip
 
 # Torch chooses 0 to 22 bits so that weights fit in 16; at 22 all the same sums come out, shifted.
 _PRECISION: Final = 22
@@ -41,24 +52,25 @@ def _filter(x: float, bicubic: bool) -> float:
 
 
 @inlined
-def _fill_table(table: Table, source: int, bicubic: bool) -> int:
+def _fill_table(table: Table, begin: float, length: float, source: int, bicubic: bool) -> int:
     """Fill where each result starts to read and its weights; return the number of taps.
 
-    All results get equally many taps, some of weight zero.
+    The results cover `length` pixels from `begin` on, of `source` that can be read. All results
+    get equally many taps, some of weight zero.
     """
     firsts, weights, exact = table
     size = firsts.size
-    scale = source / size
+    scale = length / size
     support = (2.0 if bicubic else 1.0) * max(scale, 1.0)
     shrink = 1.0 / max(scale, 1.0)
     taps = 1
     for i in range(size):
-        center = scale * (i + 0.5)
+        center = begin + scale * (i + 0.5)
         firsts[i] = max(int(center - support + 0.5), 0)
         taps = max(taps, min(int(center + support + 0.5), source) - firsts[i])
     largest = 0.0
     for i in range(size):
-        center = scale * (i + 0.5)
+        center = begin + scale * (i + 0.5)
         end = min(int(center + support + 0.5), source)
         start = min(firsts[i], source - taps)
         total = 0.0
@@ -111,12 +123,13 @@ def _blend_two(one: Bytes, other: Bytes, weights: Ints, result: Bytes) -> None:
 
 
 @inlined
-def _blend_many(source: Bytes, weights: Ints, taps: int, sums: Ints, result: Bytes) -> None:
-    width = result.size
+def _blend_many(
+    rows: Bytes, width: int, weights: Ints, taps: int, sums: Ints, result: Bytes
+) -> None:
     for i in range(width):
         sums[i] = _HALF
     for k in range(taps):
-        weight, row = weights[k], source[k]
+        weight, row = weights[k], rows[k * width :]
         if weight != 0:
             for i in range(width):
                 sums[i] += np.int32(weight * np.int32(row[i]))
@@ -128,16 +141,17 @@ def _blend_many(source: Bytes, weights: Ints, taps: int, sums: Ints, result: Byt
 
 @inlined
 def _resample(
-    source: Bytes, table: Table, taps: int, bicubic: bool, sums: Ints, result: Bytes
+    source: Bytes, across: int, table: Table, taps: int, bicubic: bool, sums: Ints, result: Bytes
 ) -> None:
-    """Resample the first axis of `source` (n, m) into `result` (S, m)."""
+    """Resample the first axis of `source` (n, across) into `result` (S, across), both flat."""
     firsts, weights, _ = table
     for i in range(firsts.size):
-        first = firsts[i]
+        rows = source[firsts[i] * across :]
+        row = result[i * across : (i + 1) * across]
         if taps == 2 and not bicubic:
-            _blend_two(source[first], source[first + 1], weights[i], result[i])
+            _blend_two(rows, rows[across:], weights[i], row)
         else:
-            _blend_many(source[first:], weights[i], taps, sums, result[i])
+            _blend_many(rows, across, weights[i], taps, sums, row)
 
 
 def scratch(size: int, channels: int, tallest: int, widest: int) -> Scratch:
@@ -155,38 +169,67 @@ def scratch(size: int, channels: int, tallest: int, widest: int) -> Scratch:
 
 
 @inlined
-def resample_box(
-    box: Bytes, bicubic: bool, mirrored: bool, scratch: Scratch, planes: Bytes
-) -> None:
-    """Resample a box (h, w, C) into planes (C, S, S), left and right exchanged if `mirrored`.
+def _reach(begin: float, length: float, margin: float, source: int) -> tuple[int, int]:
+    """Return the first pixel that matters to an interval of pixels, and the one after the last."""
+    first = int(max(np.floor(begin - margin), 0.0))
+    return first, max(first + 1, int(min(np.ceil(begin + length + margin), source)))
 
-    The horizontal pass works on blocks of rows turned on their side, so that both passes blend
-    whole rows of memory.
+
+@separate(_RESAMPLE)
+def resample_box(
+    picture: Bytes,
+    box: Floats,
+    within: bool,
+    bicubic: bool,
+    mirrored: bool,
+    scratch: Scratch,
+    planes: Bytes,
+) -> None:
+    """Resample a box of a picture (H, W, C) into planes (C, S, S), mirrored left-right or not.
+
+    The first of two passes resamples columns, in blocks of rows turned on their side, so that
+    both passes blend whole rows of memory.
+
+    Args:
+        picture: what to read.
+        box: top, left, height, width in pixels of the picture, whole numbers or not.
+        within: whether pixels beyond the box are out of reach, as after a crop, or are not.
+        bicubic: the interpolation.
+        mirrored: whether left and right are exchanged.
+        scratch: room made by `scratch`.
+        planes: the result.
     """
-    height, width, channels = box.shape
-    size = planes.shape[1]
-    table, first, second, flat_strip, sums = scratch
-    strip = flat_strip[: height * channels * size].reshape(height, channels * size)
-    taps = _fill_table(table, width, bicubic)
-    if mirrored:
-        _turn_round(table, taps)
-    for start in range(0, height, _BLOCK):
-        count = min(_BLOCK, height - start)
-        side = first[: width * channels * count].reshape(width, channels * count)
-        result = second[: size * channels * count].reshape(size, channels * count)
-        for x in range(width):
-            for c in range(channels):
-                for y in range(count):
-                    side[x, c * count + y] = box[start + y, x, c]
-        _resample(side, table, taps, bicubic, sums, result)
-        for x in range(size):
-            for c in range(channels):
-                for y in range(count):
-                    strip[start + y, c * size + x] = result[x, c * count + y]
-    taps = _fill_table(table, height, bicubic)
-    lines = first[: size * channels * size].reshape(size, channels * size)
-    _resample(strip, table, taps, bicubic, sums, lines)
+    channels, size, _ = planes.shape
+    table, first, second, strip, sums = scratch
+    margin = 0.0 if within else 4.0
+    y0, y1 = _reach(box[0], box[2], margin * max(box[2] / size, 1.0), picture.shape[0])
+    x0, x1 = _reach(box[1], box[3], margin * max(box[3] / size, 1.0), picture.shape[1])
+    height, width = y1 - y0, x1 - x0
+    for axis in range(1, -1, -1):
+        begin, length = (box[1] - x0, width) if axis == 1 else (box[0] - y0, height)
+        taps = _fill_table(table, begin, box[2 + axis], length, bicubic)
+        if axis == 1 and mirrored:
+            _turn_round(table, taps)
+        block = _BLOCK if axis == 1 else height
+        for start in range(0, height, block):
+            count = min(block, height - start)
+            across = channels * (count if axis == 1 else size)
+            if axis == 1:
+                for x in range(width):
+                    for c in range(channels):
+                        for y in range(count):
+                            first[(x * channels + c) * count + y] = picture[
+                                y0 + start + y, x0 + x, c
+                            ]
+            _resample(first if axis == 1 else strip, across, table, taps, bicubic, sums, second)
+            if axis == 1:
+                for x in range(size):
+                    for c in range(channels):
+                        for y in range(count):
+                            strip[(start + y) * channels * size + c * size + x] = second[
+                                (x * channels + c) * count + y
+                            ]
     for c in range(channels):
         for y in range(size):
             for x in range(size):
-                planes[c, y, x] = lines[y, c * size + x]
+                planes[c, y, x] = second[y * channels * size + c * size + x]

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from looktwice.augment.applying import END
 from looktwice.augment.compiling import entry, inlined
-from looktwice.augment.operations import (
-    JITTER_ORDERS,
-    ColorJitter,
-    GaussianBlur,
-    RandomResizedCrop,
-)
+from looktwice.augment.operations.base import Box, Draw, Uniform
 from looktwice.augment.philox import uniforms
 
 Floats = npt.NDArray[np.float64]
+Longs = npt.NDArray[np.int64]
 Stream = Any  # six uint64, see philox.uniforms
 
-_CROP: Final = RandomResizedCrop.code
-_JITTER: Final = ColorJitter.code
-_BLUR: Final = GaussianBlur.code
-_NUM_ORDERS: Final = len(JITTER_ORDERS)
 _TRIES: Final = 10
+_UNIFORM: Final = 0.0
+_WHOLE: Final = 1.0
+_BOX: Final = 2.0
+_ENTRY: Final = 5  # numbers that describe a draw
+# Numbers come from blocks 1, 2, ...; the tries of a box from here on.
+_BOX_BLOCK: Final = 256
+
+
+def encode(draws: Iterable[Draw]) -> list[float]:
+    """Return draws as `sample_rows` reads them: how many, then kind and four bounds of each."""
+    entries: list[float] = []
+    for draw in draws:
+        if isinstance(draw, Box):
+            entries += (_BOX, *draw.scale, math.log(draw.ratio[0]), math.log(draw.ratio[1]))
+        else:
+            kind = _UNIFORM if isinstance(draw, Uniform) else _WHOLE
+            entries += (kind, draw.low, draw.high, 0.0, 0.0)
+    return [len(entries) // _ENTRY, *entries]
 
 
 @inlined
@@ -32,83 +45,128 @@ def _between(low: float, high: float, u: float) -> float:
 
 
 @inlined
-def _sample_crop(
-    parameters: Floats, stream: Stream, height: int, width: int, drawn: Floats
-) -> None:
-    """Draw top, left, height, width as torchvision's `RandomResizedCrop.get_params` does."""
+def _try_boxes(
+    bounds: Floats, stream: Stream, block: int, area: float, tallest: int, widest: int
+) -> tuple[int, int, float, float]:
+    """Return height, width and two uniforms of the first of ten boxes that fits, or zeros.
+
+    `bounds` are the range of the box's share of the area and of log(width / height).
+    """
     for attempt in range(_TRIES):
-        u_area, u_ratio, u_top, u_left = uniforms(stream, 1 + attempt)
-        area = height * width * _between(parameters[1], parameters[2], u_area)
-        ratio = np.exp(_between(parameters[3], parameters[4], u_ratio))
-        w = round(np.sqrt(area * ratio))
-        h = round(np.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            drawn[0] = np.floor(u_top * (height - h + 1))
-            drawn[1] = np.floor(u_left * (width - w + 1))
-            drawn[2] = h
-            drawn[3] = w
-            return
-    w, h = width, height
-    if width < parameters[5] * height:
-        h = max(1, round(width / parameters[5]))
-    elif width > parameters[6] * height:
-        w = max(1, round(height * parameters[6]))
-    drawn[0] = (height - h) // 2
-    drawn[1] = (width - w) // 2
+        u_area, u_ratio, u_top, u_left = uniforms(stream, block + attempt)
+        part = area * _between(bounds[0], bounds[1], u_area)
+        ratio = np.exp(_between(bounds[2], bounds[3], u_ratio))
+        width, height = round(np.sqrt(part * ratio)), round(np.sqrt(part / ratio))
+        if 0 < width <= widest and 0 < height <= tallest:
+            return height, width, u_top, u_left
+    return 0, 0, 0.0, 0.0
+
+
+@inlined
+def _sample_crop(constants: Floats, stream: Stream, height: int, width: int, drawn: Floats) -> None:
+    """Draw top, left, height, width as torchvision's `RandomResizedCrop.get_params` does."""
+    h, w, u_top, u_left = _try_boxes(constants[2:], stream, 1, height * width, height, width)
+    if h > 0:
+        drawn[0] = np.floor(u_top * (height - h + 1))
+        drawn[1] = np.floor(u_left * (width - w + 1))
+    else:
+        h, w = height, width
+        if width < constants[6] * height:
+            h = max(1, round(width / constants[6]))
+        elif width > constants[7] * height:
+            w = max(1, round(height * constants[7]))
+        drawn[0] = (height - h) // 2
+        drawn[1] = (width - w) // 2
     drawn[2] = h
     drawn[3] = w
 
 
 @inlined
-def _sample_jitter(parameters: Floats, stream: Stream, drawn: Floats) -> None:
-    factors = uniforms(stream, 1)
-    for part in range(4):
-        drawn[part] = _between(parameters[1 + 2 * part], parameters[2 + 2 * part], factors[part])
-    drawn[4] = np.floor(uniforms(stream, 2)[0] * _NUM_ORDERS)
+def _center(length: int, resized: int, size: int) -> tuple[float, float]:
+    """Return where the central `size` of `resized` pixels begin in `length`, and how many."""
+    return round((resized - size) / 2) * (length / resized), size * (length / resized)
 
 
 @inlined
-def _sample_blur(parameters: Floats, stream: Stream, drawn: Floats) -> None:
-    drawn[0] = _between(parameters[1], parameters[2], uniforms(stream, 1)[0])
+def _place_crop(constants: Floats, stream: Stream, height: int, width: int, drawn: Floats) -> None:
+    """Fill top, left, height, width of one of the crops of `operations.crop`."""
+    if constants[1] == 0.0:
+        _sample_crop(constants, stream, height, width, drawn)
+    elif constants[1] == 1.0:
+        size, shorter = int(constants[2]), int(constants[3])
+        tall = int(shorter * height / width) if width <= height else shorter
+        wide = int(shorter * width / height) if height < width else shorter
+        drawn[0], drawn[2] = _center(height, tall, size)
+        drawn[1], drawn[3] = _center(width, wide, size)
+    else:
+        drawn[0], drawn[1], drawn[2], drawn[3] = 0.0, 0.0, height, width
+
+
+@inlined
+def _sample_box(bounds: Floats, stream: Stream, size: int, drawn: Floats) -> None:
+    """Draw top, left, height, width as torchvision's `RandomErasing.get_params` does.
+
+    Its ratio is height / width, and the box is smaller than the view; without one it is empty.
+    """
+    area, largest = size * size, size - 1
+    w, h, u_left, u_top = _try_boxes(bounds[1:], stream, _BOX_BLOCK, area, largest, largest)
+    drawn[0] = np.floor(u_top * (size - h + 1))
+    drawn[1] = np.floor(u_left * (size - w + 1))
+    drawn[2] = h
+    drawn[3] = w
+
+
+@inlined
+def _sample_numbers(parameters: Floats, stream: Stream, size: int, drawn: Floats) -> None:
+    place = 0
+    for number in range(int(parameters[1])):
+        bounds = parameters[2 + _ENTRY * number :]
+        if bounds[0] == _BOX:
+            _sample_box(bounds, stream, size, drawn[place:])
+            place += 4
+            continue
+        u = uniforms(stream, 1 + place // 4)[place % 4]
+        value = _between(bounds[1], bounds[2], u)
+        drawn[place] = np.floor(value) if bounds[0] == _WHOLE else value
+        place += 1
 
 
 @entry
 def sample_rows(
-    program: npt.NDArray[np.int64],
+    steps: Longs,
+    sizes: Longs,
     parameters: Floats,
     seed: int,
     epoch: int,
-    indices: npt.NDArray[np.int64],
-    heights: npt.NDArray[np.int64],
-    widths: npt.NDArray[np.int64],
+    indices: Longs,
+    heights: Longs,
+    widths: Longs,
     rows: Floats,
 ) -> None:
-    """Fill `rows` (N, V, R), zeros before, for samples `indices` (N,) of pictures of given sizes.
+    """Fill `rows` (N, V, R) for samples `indices` (N,) of pictures of the given sizes.
 
-    `program` (V, steps, 4) is `Policy`'s list of (code, slot, parameters, position). The Philox
-    counter is (epoch, index low, index high, view << 24 | position << 16 | block) and the key is
-    the seed, so that a row depends on nothing else.
+    `steps`, `sizes` and `parameters` are `Policy`'s program. The Philox counter is (epoch, index
+    low, index high, view << 24 | position << 16 | block) and the key is the seed, so that a row
+    depends on nothing else.
     """
     mask, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     for n in range(indices.size):
         index = np.uint64(indices[n])
-        for view in range(program.shape[0]):
-            for step in range(program.shape[1]):
-                code, slot, offset, position = program[view, step]
-                if code == 0:
+        for view in range(steps.shape[0]):
+            row = rows[n, view]
+            row[:] = 0.0
+            for step in range(steps.shape[1]):
+                kind, slot, offset, _, position = steps[view, step]
+                if kind == END:
                     break
                 own = np.uint64((view << 24) | (position << 16))
                 stream = (
                     np.uint64(seed) & mask, np.uint64(seed) >> half,
                     np.uint64(epoch), index & mask, index >> half, own,
                 )  # fmt: skip
-                if uniforms(stream, 0)[0] >= parameters[offset]:
-                    continue
-                rows[n, view, slot] = 1.0
-                drawn = rows[n, view, slot + 1 :]
-                if code == _CROP:
-                    _sample_crop(parameters[offset:], stream, heights[n], widths[n], drawn)
-                elif code == _JITTER:
-                    _sample_jitter(parameters[offset:], stream, drawn)
-                elif code == _BLUR:
-                    _sample_blur(parameters[offset:], stream, drawn)
+                if step == 0:
+                    row[0] = 1.0
+                    _place_crop(parameters[offset:], stream, heights[n], widths[n], row[1:])
+                elif uniforms(stream, 0)[0] < parameters[offset]:
+                    row[slot] = 1.0
+                    _sample_numbers(parameters[offset:], stream, sizes[view], row[slot + 1 :])

@@ -73,7 +73,7 @@ class ViewSet:
 
 def _parts(name: str, values: dict[str, float]) -> list[tuple[str, ...]]:
     """Return an operation as its words; several numbers speak for themselves."""
-    if name == "RandomResizedCrop":
+    if name == "crop":
         return []
     spoken = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
     if len(values) > 1:
@@ -140,7 +140,7 @@ def _views(
     policy: Policy, rows: NDArray[np.float64], pixels: NDArray[np.uint8]
 ) -> tuple[View, ...]:
     return tuple(
-        View(pixels[view], policy.crop_box(row, view), tuple(policy.describe(row, view)))
+        View(pixels[view], policy.crop_box(row), tuple(policy.describe(row, view)))
         for view, row in enumerate(rows)
     )
 

@@ -1,0 +1,76 @@
+"""The kernel: pictures and rows of numbers in, views out, one call per thread and slice."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from numba.np.numpy_support import carray
+
+from looktwice.augment import resample
+from looktwice.augment.compiling import call, entry, inlined, pointer
+
+Bytes = npt.NDArray[np.uint8]
+Longs = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+END: Final = -1
+FLIP: Final = -2
+CROP: Final = 0
+"""What a step does: end the view, mirror it with the crop, crop; other numbers call a kernel."""
+
+
+@inlined
+def _interleave(planes: Bytes, result: Bytes) -> None:
+    """Write planes (C, pixels) as pixels of C bytes; the constant 3 lets LLVM use shuffles."""
+    if planes.shape[0] == 3:
+        red, green, blue = planes[0], planes[1], planes[2]
+        for i in range(red.size):
+            result[3 * i] = red[i]
+            result[3 * i + 1] = green[i]
+            result[3 * i + 2] = blue[i]
+    else:
+        for i in range(result.size):
+            result[i] = planes[0, i]
+
+
+@entry
+def apply_rows(
+    steps: Longs,
+    views: Longs,
+    parameters: Floats,
+    kernels: npt.NDArray[np.uintp],
+    rows: Floats,
+    addresses: npt.NDArray[np.uintp],
+    heights: Longs,
+    widths: Longs,
+    resample_room: resample.Scratch,
+    planes: Bytes,
+    room: Bytes,
+    out: Bytes,
+) -> None:
+    """Fill `out` (N, views, S, S, C) from the pictures (h, w, C) that begin at `addresses` (N,).
+
+    `views` says which of the V views of `steps` (V, steps, 5) and `rows` (N, V, R) these are;
+    `steps`, `parameters` and `kernels` are `Policy`'s program. The scratch of resampling, the
+    planes (C, S, S) and the kernels' room are this thread's own.
+    """
+    _, _, size, _, channels = out.shape
+    for n in range(addresses.size):
+        picture = carray(pointer(addresses[n]), (heights[n], widths[n], channels), np.uint8)
+        for place, view in enumerate(views):
+            row = rows[n, view]
+            flips = steps[view, 1, 0] == FLIP
+            mirrored = flips and row[steps[view, 1, 1]] != 0.0
+            constants = parameters[steps[view, 0, 3] :]
+            within, bicubic = constants[1] == 0.0, constants[0] == 1.0
+            call(kernels[0], (picture, row[1:5], within, bicubic, mirrored, resample_room, planes))
+            for step in range(2 if flips else 1, steps.shape[1]):
+                kind, slot, _, constant, _ = steps[view, step]
+                if kind == END:
+                    break
+                if row[slot] != 0.0:
+                    drawn, constants = row[slot + 1 :], parameters[constant:]
+                    call(kernels[kind], (planes, drawn, constants, room))
+            _interleave(planes.reshape(channels, size * size), out[n, place].reshape(-1))

@@ -1,0 +1,44 @@
+"""What can be done to a picture: frozen descriptions with their ranges, and their kernels.
+
+To add an operation: its dataclass and its kernel in the file of its kind, its name here.
+"""
+
+from __future__ import annotations
+
+from looktwice.augment.operations.base import Box, Draw, Interpolation, Operation, Uniform, Whole
+from looktwice.augment.operations.blur import GaussianBlur
+from looktwice.augment.operations.colour import (
+    Brightness,
+    BrightnessContrast,
+    ColorJitter,
+    Contrast,
+    Grayscale,
+    Hue,
+    Saturation,
+    Sepia,
+)
+from looktwice.augment.operations.crop import CenterCrop, Crop, RandomResizedCrop, Resize
+from looktwice.augment.operations.geometry import HorizontalFlip
+
+__all__ = [
+    "Box",
+    "Brightness",
+    "BrightnessContrast",
+    "CenterCrop",
+    "ColorJitter",
+    "Contrast",
+    "Crop",
+    "Draw",
+    "GaussianBlur",
+    "Grayscale",
+    "HorizontalFlip",
+    "Hue",
+    "Interpolation",
+    "Operation",
+    "RandomResizedCrop",
+    "Resize",
+    "Saturation",
+    "Sepia",
+    "Uniform",
+    "Whole",
+]
