@@ -1,133 +1,469 @@
-"""How fast views are made, beside torchvision: `python benchmarks/augment.py [--json FILE]`.
+"""How fast views are made, beside what others use: `python benchmarks/augment.py [--json FILE]`.
 
-One thread each, in one run, rounds interleaved, medians of the thread's CPU time, so that other
-work on the machine disturbs little. To hold: crop, flip, jitter .4/.4/.4/.1 (p .8) and gray
-(p .2) of 32-px colour pictures at least 30 times as fast as torchvision v1 on PIL pictures.
+Every peer does the same work on the same pictures, in one run, its rounds interleaved with the
+others'; medians of wall time on an idle machine. First one thread each, then all cores: threads
+for looktwice and kornia, a process for each core for those that handle one picture at a time.
+The peers: torchvision v1 on PIL pictures and v2 on uint8 tensors, lightly, kornia on batches
+(eager and compiled), AlbumentationsX; `pip install -e '.[peers]'` installs them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import statistics
+import tempfile
+import threading
 import time
-from collections.abc import Callable
+import tracemalloc
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import albumentations
+import cv2
+import kornia.augmentation as korn
+import lightly.transforms
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 import torch
 from PIL import Image
 from torchvision import transforms as v1
-from torchvision.transforms import v2
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import InterpolationMode, v2
 
-from looktwice.augment import (
-    ColorJitter,
-    Crop,
-    GaussianBlur,
-    Grayscale,
-    HorizontalFlip,
-    Operation,
-    Policy,
-    RandomResizedCrop,
-)
+from looktwice import augment
+from looktwice.augment import Policy, RandomResizedCrop
+from looktwice.data import Loader, open_source
 
 Pictures = npt.NDArray[np.uint8]
-Step = Crop | Operation
-Case = tuple[str, Pictures, tuple[Step, ...]]
+Call = Callable[[], object]
+CORES = os.cpu_count() or 1
+JPEG_SIDES, JPEGS = (375, 500), 64
 
 
-def cases() -> list[Case]:
+@dataclass(frozen=True)
+class Case:
+    """What is measured: a policy, pictures, and how many a peer gets in a call.
+
+    Attributes:
+        name: of the table.
+        policy: looktwice's; the peers get the same operations and numbers.
+        side: of the square pictures in pixels; 0 for a folder of JPEGs.
+        many: pictures a call for the fast, and for the slow ones.
+        floors: ratio of looktwice to each peer that is promised.
+    """
+
+    name: str
+    policy: Policy
+    side: int
+    many: tuple[int, int]
+    floors: Mapping[str, float]
+
+
+CASES = (
+    Case(
+        "32 px, simclr-cifar",
+        augment.policy("simclr-cifar", size=32),
+        32,
+        (2048, 128),
+        {"lightly": 40, "torchvision v1": 40, "AlbumentationsX": 16, "kornia, best": 8},
+    ),
+    Case(
+        "224 px from 256, moco-v2",
+        augment.policy("moco-v2", size=224),
+        256,
+        (64, 16),
+        {"lightly": 8, "torchvision v1": 8, "torchvision v2": 8, "AlbumentationsX": 2.5},
+    ),
+    Case(
+        "224 px from JPEGs of 500 x 375, moco-v2",
+        augment.policy("moco-v2", size=224),
+        0,
+        (JPEGS, JPEGS),
+        {"lightly": 4, "AlbumentationsX": 1.5},
+    ),
+    Case(
+        "32 px, aug-plus",
+        augment.policy("aug-plus", size=32),
+        32,
+        (1024, 128),
+        {"AlbumentationsX": 3},
+    ),
+    Case(
+        "224 px from 256, aug-plus",
+        augment.policy("aug-plus", size=224),
+        256,
+        (64, 16),
+        {"AlbumentationsX": 2},
+    ),
+)
+
+
+def photographs(count: int, height: int, width: int) -> Pictures:
+    """Return pictures with the spectrum of photographs: amplitude 1 / frequency."""
     random = np.random.default_rng(0)
-
-    def pictures(count: int, side: int, channels: int) -> Pictures:
-        return random.integers(0, 256, (count, side, side, channels), dtype=np.uint8)
-
-    flip, gray = HorizontalFlip(0.5), Grayscale(0.2)
-    jitter = ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8)
-    light = ColorJitter(0.6, 0.6, p=0.8)
-    return [
-        ("32 px colour", pictures(256, 32, 3), (RandomResizedCrop(32), flip, jitter, gray)),
-        ("28 to 20 px, one channel", pictures(256, 28, 1), (RandomResizedCrop(20), flip, light)),
-        (
-            "256 to 224 px colour, blur",
-            pictures(8, 256, 3),
-            (RandomResizedCrop(224), flip, jitter, gray, GaussianBlur(p=0.5)),
-        ),
-    ]
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(width), np.fft.fftfreq(height)))
+    fall = 1.0 / np.maximum(frequency, 1.0 / max(height, width))
+    noise = random.standard_normal((count, 3, height, width))
+    waves = np.fft.ifft2(np.fft.fft2(noise) * fall).real
+    waves[:, 1:] = 0.7 * waves[:, :1] + 0.3 * waves[:, 1:]
+    waves /= waves.std(axis=(2, 3), keepdims=True)
+    return np.clip(127 + 55 * waves, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1).copy()
 
 
-def theirs(module: Any, operations: tuple[Step, ...]) -> Callable[[Any], Any]:
-    """Return torchvision's transforms, v1 or v2, for the same operations."""
+def write_folder(folder: Path) -> None:
+    """Write the JPEGs in two class folders, quality 90 and half-size chroma, as cameras do."""
+    for number, picture in enumerate(photographs(JPEGS, *JPEG_SIDES)):
+        path = folder / f"class-{number % 2}" / f"{number:03}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(simplejpeg.encode_jpeg(picture, quality=90, colorsubsampling="420"))
+
+
+def in_torchvision(module: Any, policy: Policy) -> Any:
+    """Return torchvision's transform of the first view, v1 or v2."""
     made: list[Any] = []
-    for operation in operations:
-        match operation:
-            case RandomResizedCrop(size=size):
-                made.append(module.RandomResizedCrop(size, antialias=True))
-            case HorizontalFlip(p=p):
-                made.append(module.RandomHorizontalFlip(p))
-            case ColorJitter(brightness=b, contrast=c, saturation=s, hue=h, p=p):
-                made.append(module.RandomApply([module.ColorJitter(b, c, s, h)], p))
-            case Grayscale(p=p):
-                made.append(module.RandomGrayscale(p))
-            case GaussianBlur(sigma=sigma, p=p):
-                made.append(module.RandomApply([module.GaussianBlur(23, sigma)], p))
-    return module.Compose(made)  # type: ignore[no-any-return]
+    for step in policy.views[0]:
+        match step:
+            case augment.RandomResizedCrop():
+                mode = InterpolationMode(step.interpolation)
+                crop = module.RandomResizedCrop(
+                    step.size, step.scale, interpolation=mode, antialias=True
+                )
+                made.append(crop)
+            case augment.HorizontalFlip():
+                made.append(module.RandomHorizontalFlip(step.p))
+            case augment.ColorJitter():
+                parts = step.brightness, step.contrast, step.saturation, step.hue
+                made.append(module.RandomApply([module.ColorJitter(*parts)], step.p))
+            case augment.Grayscale():
+                made.append(module.RandomGrayscale(step.p))
+            case augment.GaussianBlur():
+                side = int(step.constants(policy.size)[0])
+                made.append(module.RandomApply([module.GaussianBlur(side, step.sigma)], step.p))
+            case _:
+                raise AssertionError(step)
+    return module.Compose(made)
 
 
-def seconds(call: Callable[[], object]) -> float:
-    start = time.thread_time()
-    call()
-    return time.thread_time() - start
+def in_lightly(policy: Policy) -> Any:
+    """Return lightly's transform of both views, without its normalisation."""
+    crop = policy.views[0][0]
+    assert isinstance(crop, RandomResizedCrop)
+    steps = {step.name: step for step in policy.views[0]}
+    jitter: Any = steps["jitter"]
+    blur: Any = steps.get("blur")
+    return lightly.transforms.SimCLRTransform(
+        input_size=policy.size,
+        cj_prob=jitter.p,
+        cj_strength=1.0,
+        cj_bright=jitter.brightness,
+        cj_contrast=jitter.contrast,
+        cj_sat=jitter.saturation,
+        cj_hue=jitter.hue,
+        min_scale=crop.scale[0],
+        gaussian_blur=blur.p if blur else 0.0,
+        normalize=None,
+    )
 
 
-def measure(case: Case, rounds: int) -> dict[str, float]:
-    """Return views a second of each peer: medians over interleaved rounds."""
-    _, pictures, operations = case
-    count = len(pictures)
-    squeezed = pictures if pictures.shape[3] == 3 else pictures[..., 0]
-    as_pil = [Image.fromarray(picture) for picture in squeezed]
-    as_tensors = list(torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous())
-    policy = Policy((operations,) * 2)
-    many = np.concatenate([pictures] * 8)
-    out = np.empty((len(many), 2, policy.size, policy.size, pictures.shape[3]), np.uint8)
-    first, second = theirs(v1, operations), theirs(v2, operations)
-    peers: dict[str, tuple[int, Callable[[], object]]] = {
-        "torchvision v1, PIL": (count, lambda: [first(picture) for picture in as_pil]),
-        "torchvision v2, tensors": (count, lambda: [second(tensor) for tensor in as_tensors]),
-        "looktwice": (
-            2 * len(many),
-            lambda: policy(many, seed=0, epoch=0, indices=np.arange(len(many)), out=out),
-        ),
-    }
-    for _, call in peers.values():
-        call()
-    times: dict[str, list[float]] = {name: [] for name in peers}
+def in_kornia(policy: Policy) -> Any:
+    """Return kornia's augmentation of a batch in [0, 1]."""
+    made: list[Any] = []
+    for step in policy.views[0]:
+        match step:
+            case augment.RandomResizedCrop():
+                made.append(korn.RandomResizedCrop((step.size,) * 2, step.scale))
+            case augment.HorizontalFlip():
+                made.append(korn.RandomHorizontalFlip(p=step.p))
+            case augment.ColorJitter():
+                parts = step.brightness, step.contrast, step.saturation, step.hue
+                made.append(korn.ColorJitter(*parts, p=step.p))
+            case augment.Grayscale():
+                made.append(korn.RandomGrayscale(p=step.p))
+            case augment.GaussianBlur():
+                side = int(step.constants(policy.size)[0])
+                made.append(korn.RandomGaussianBlur((side, side), step.sigma, p=step.p))
+            case _:
+                raise AssertionError(step)
+    return torch.nn.Sequential(*made)
+
+
+def in_albumentations(policy: Policy) -> Any:
+    """Return AlbumentationsX's transform of the first view."""
+    import albumentations as alb
+
+    made: list[Any] = []
+    for step in policy.views[0]:
+        match step:
+            case augment.RandomResizedCrop():
+                mode = cv2.INTER_CUBIC if step.interpolation == "bicubic" else cv2.INTER_LINEAR
+                made.append(
+                    alb.RandomResizedCrop(
+                        (step.size,) * 2, step.scale, interpolation=mode, area_for_downscale="image"
+                    )
+                )
+            case augment.HorizontalFlip():
+                made.append(alb.HorizontalFlip(p=step.p))
+            case augment.ColorJitter():
+                factors = [(1 - v, 1 + v) for v in (step.brightness, step.contrast, step.saturation)]
+                made.append(alb.ColorJitter(*factors, (-step.hue, step.hue), p=step.p))
+            case augment.Grayscale():
+                made.append(alb.ToGray(p=step.p))
+            case augment.GaussianBlur():
+                side = int(step.constants(policy.size)[0])
+                made.append(alb.GaussianBlur((side, side), step.sigma, p=step.p))
+            case augment.Solarize():
+                made.append(alb.Solarize((step.threshold / 255,) * 2, p=step.p))
+            case augment.CLAHE():
+                made.append(alb.CLAHE(step.clip_limit, step.tiles, p=step.p))
+            case augment.BrightnessContrast():
+                ranges = step.brightness, step.contrast
+                made.append(alb.RandomBrightnessContrast(*ranges, True, p=step.p))
+            case _:
+                raise AssertionError(step)
+    return alb.Compose(made)
+
+
+def peers(case: Case, folder: Path) -> dict[str, tuple[int, Call]]:
+    """Return the views that a call makes, and the call, for looktwice and each peer."""
+    few = case.many[1]
+    made: dict[str, tuple[int, Call]] = {"looktwice": ours(case, folder, threads=1)}
+    if case.side:
+        pictures = photographs(few, case.side, case.side)
+        as_pil = [Image.fromarray(picture) for picture in pictures]
+        as_tensors = list(torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous())
+    else:
+        theirs = in_lightly(case.policy)
+        dataset = ImageFolder(folder, theirs)
+        made["lightly"] = 2 * len(dataset), lambda: [dataset[i] for i in range(len(dataset))]
+        files = sorted(folder.glob("*/*.jpg"))
+        alb = in_albumentations(case.policy)
+
+        def decoded() -> None:
+            for file in files:
+                picture = simplejpeg.decode_jpeg(file.read_bytes())
+                alb(image=picture)
+                alb(image=picture)
+
+        made["AlbumentationsX"] = 2 * len(files), decoded
+        return made
+    if case.policy.views[0][-1].name not in ("brightness-contrast",):
+        first, second, pair = (
+            in_torchvision(v1, case.policy),
+            in_torchvision(v2, case.policy),
+            in_lightly(case.policy),
+        )
+        batched = in_kornia(case.policy)
+        compiled = torch.compile(batched)
+        floats = torch.stack(as_tensors).float().div_(255)
+        made["torchvision v1"] = few, lambda: [first(picture) for picture in as_pil]
+        made["torchvision v2"] = few, lambda: [second(tensor) for tensor in as_tensors]
+        made["lightly"] = 2 * few, lambda: [pair(picture) for picture in as_pil]
+        made["kornia, eager"] = few, lambda: batched(floats)
+        made["kornia, compiled"] = few, lambda: compiled(floats)
+    alb_one = in_albumentations(case.policy)
+    made["AlbumentationsX"] = few, lambda: [alb_one(image=picture) for picture in pictures]
+    return made
+
+
+def ours(case: Case, folder: Path, *, threads: int) -> tuple[int, Call]:
+    if not case.side:
+        source = open_source(str(folder))
+        loader = Loader(
+            source, case.policy, batch_size=len(source), seed=0, threads=threads if threads > 1 else 0
+        )
+
+        def loaded() -> None:
+            steps = threads
+            with closing(loader.batches(0, steps)) as batches:
+                for _ in batches:
+                    pass
+
+        return 2 * len(source) * threads, loaded
+    pictures = photographs(min(case.many[0], 256), case.side, case.side)
+    pictures = np.concatenate([pictures] * (case.many[0] // len(pictures)))
+    size = case.policy.size
+    out = np.empty((len(pictures), 2, size, size, 3), np.uint8)
+    epochs = iter(range(1 << 30))
+    indices = np.arange(len(pictures))
+
+    def made() -> None:
+        case.policy(
+            pictures, seed=0, epoch=next(epochs), indices=indices, out=out, threads=threads
+        )
+
+    return 2 * len(pictures), made
+
+
+def rates(calls: Mapping[str, tuple[int, Call]], rounds: int) -> dict[str, float]:
+    """Return views a second: medians over interleaved rounds, after one that is not counted."""
+    failed = set()
+    for name, (_, call) in calls.items():
+        try:
+            call()
+        except Exception as error:  # a peer that cannot do the work is named, not hidden
+            print(f"  {name} fails: {type(error).__name__}: {str(error)[:90]}")
+            failed.add(name)
+    taken: dict[str, list[float]] = {name: [] for name in calls if name not in failed}
     for _ in range(rounds):
-        for name, (_, call) in peers.items():
-            times[name].append(seconds(call))
-    return {name: peers[name][0] / statistics.median(taken) for name, taken in times.items()}
+        for name, times in taken.items():
+            start = time.perf_counter()
+            calls[name][1]()
+            times.append(time.perf_counter() - start)
+    return {name: calls[name][0] / statistics.median(times) for name, times in taken.items()}
+
+
+@contextmanager
+def every_core(case: Case, folder: Path) -> Iterator[dict[str, tuple[int, Call]]]:
+    """Yield the calls that use all cores: threads, or a process for each core."""
+    context = multiprocessing.get_context("fork")
+    workers = []
+    calls = {"looktwice": ours(case, folder, threads=CORES)}
+    for name, (count, call) in peers(case, folder).items():
+        if name == "looktwice":
+            continue
+        if name.startswith("kornia"):
+            calls[name] = count, call
+            continue
+        pipes = []
+        for _ in range(CORES):
+            here, there = context.Pipe()
+            worker = context.Process(target=_serve, args=(there, call), daemon=True)
+            worker.start()
+            workers.append(worker)
+            pipes.append(here)
+        calls[name] = CORES * count, lambda pipes=pipes: _ask(pipes)
+    try:
+        yield calls
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+
+
+def _serve(pipe: Any, call: Call) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    while pipe.recv():
+        call()
+        pipe.send(True)
+
+
+def _ask(pipes: list[Any]) -> None:
+    for pipe in pipes:
+        pipe.send(True)
+    for pipe in pipes:
+        pipe.recv()
+
+
+def with_best_of_kornia(figures: dict[str, float]) -> dict[str, float]:
+    both = [rate for name, rate in figures.items() if name.startswith("kornia")]
+    return figures | ({"kornia, best": max(both)} if both else {})
+
+
+def scaling(case: Case, folder: Path, rounds: int, *, busy: bool) -> float:
+    """Return how much faster all cores are than one, beside a busy Python thread or not."""
+    stop = threading.Event()
+
+    def spin() -> None:
+        while not stop.is_set():
+            sum(range(1000))
+
+    spinner = threading.Thread(target=spin)
+    if busy:
+        spinner.start()
+    calls = {str(n): ours(case, folder, threads=n) for n in (1, CORES)}
+    figures = rates(calls, rounds)
+    stop.set()
+    if busy:
+        spinner.join()
+    return figures[str(CORES)] / figures["1"]
+
+
+def allocated(case: Case, folder: Path) -> int:
+    """Return the bytes that a batch after the first allocates at most."""
+    _, call = ours(case, folder, threads=1)
+    call()
+    tracemalloc.start()
+    call()
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    call()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak - before
+
+
+def show(title: str, figures: dict[str, float], floors: Mapping[str, float]) -> None:
+    print(f"\n{title}")
+    for name, rate in figures.items():
+        line = f"  {name:18}{rate:12,.0f} views/s"
+        if name != "looktwice":
+            ratio = figures["looktwice"] / rate
+            line += f"   looktwice {ratio:6.1f} x"
+            if name in floors:
+                line += f"   asked {floors[name]:g}: {'yes' if ratio >= floors[name] else 'NO'}"
+        print(line)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds, at least 5")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds, at least 5")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
+    rounds = max(5, arguments.rounds)
+    warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    results = {case[0]: measure(case, max(5, arguments.rounds)) for case in cases()}
-    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    print(f"views a second, one thread each ({machine['cpu']}, {machine['cores']} cores)")
-    for name, figures in results.items():
-        base = figures["torchvision v1, PIL"]
-        print(f"\n{name}")
-        for peer, rate in figures.items():
-            print(f"  {peer:26s} {rate:10,.0f}   {rate / base:6.1f} x")
+    cv2.setNumThreads(0)
+    torch._dynamo.config.recompile_limit = 64
+    machine = {"cpu": cpu_name(), "cores": CORES, "python": platform.python_version()}
+    versions = {
+        module.__name__: module.__version__
+        for module in (torch, albumentations, cv2, __import__("kornia"), __import__("lightly"))
+    }
+    print(f"{machine['cpu']}, {CORES} cores; {versions}")
+    results: dict[str, Any] = {"machine": machine, "versions": versions}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_folder(folder)
+        for case in CASES:
+            if arguments.only not in case.name:
+                continue
+            torch.set_num_threads(1)
+            one = with_best_of_kornia(rates(peers(case, folder), rounds))
+            show(f"{case.name}: one thread each", one, case.floors)
+            torch.set_num_threads(CORES)
+            with every_core(case, folder) as calls:
+                both = with_best_of_kornia(rates(calls, rounds))
+            show(f"{case.name}: {CORES} cores", both, {})
+            torch.set_num_threads(1)
+            results[case.name] = {"one thread": one, "all cores": both}
+            if case.side:
+                grown = {
+                    "alone": scaling(case, folder, rounds, busy=False),
+                    "beside a busy Python thread": scaling(case, folder, rounds, busy=True),
+                }
+                results[case.name] |= {"scaling": grown, "allocated": allocated(case, folder)}
+                print(f"  one core to {CORES}: {grown['alone']:.2f} x", end="")
+                print(f", beside a busy Python thread {grown['beside a busy Python thread']:.2f} x")
+                print(f"  allocated by a batch after the first: {results[case.name]['allocated']} B")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1))
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

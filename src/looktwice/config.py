@@ -22,9 +22,11 @@ from typing import Any, Literal
 from looktwice.errors import UsageError, did_you_mean
 
 Scalar = str | int | float | bool
+Auto = Literal["auto"]
 DEFAULT_RECIPE = "simclr-small"
 ENVIRONMENT_PREFIX = "LOOKTWICE_"
 DURATIONS = ("train.epochs", "train.steps", "train.minutes")
+VIEWS, OWN = "augment.views", "own"
 
 
 def option(
@@ -72,16 +74,22 @@ class DataConfig:
 class AugmentConfig:
     """How a picture becomes views."""
 
-    policy: str = option("simclr", "name of the augmentation policy")
+    policy: str = option(
+        "simclr", "name of the augmentation policy, or a TOML file of one's own (kept as views)"
+    )
+    base: str = option("auto", "policy that downcrop, triple-crop, multi-crop, one-branch build on")
     size: int = option(32, "side of a view, pixels", low=4, high=1024, flags=("--size",))
-    min_scale: float = option(0.08, "smallest crop, share of the picture's area", low=1e-4, high=1)
-    max_scale: float = option(1.0, "largest crop, share of the picture's area", low=1e-4, high=1)
-    interpolation: Literal["bilinear", "bicubic"] = option("bilinear", "resampling of crops")
-    flip_p: float = option(0.5, "probability of a horizontal flip", low=0, high=1)
-    strength: float = option(1.0, "strength of colour jitter, 1 as in SimCLR", low=0, high=1.25)
-    jitter_p: float = option(0.8, "probability of colour jitter", low=0, high=1)
-    gray_p: float = option(0.2, "probability of losing colour", low=0, high=1)
-    blur_p: float = option(0.5, "probability of Gaussian blur", low=0, high=1)
+    min_scale: float | Auto = option("auto", "smallest crop, share of the area", low=1e-4, high=1)
+    max_scale: float | Auto = option("auto", "largest crop, share of the area", low=1e-4, high=1)
+    interpolation: Literal["auto", "bilinear", "bicubic"] = option("auto", "resampling of crops")
+    flip_p: float | Auto = option("auto", "probability of a horizontal flip", low=0, high=1)
+    strength: float | Auto = option(
+        "auto", "factor on the colour jitter, 1 as in the policy's source", low=0, high=10
+    )
+    jitter_p: float | Auto = option("auto", "probability of colour jitter", low=0, high=1)
+    gray_p: float | Auto = option("auto", "probability of losing colour", low=0, high=1)
+    blur_p: float | Auto = option("auto", "probability of Gaussian blur", low=0, high=1)
+    views: str = option("", "operations of each view, as JSON; [[augment.views]] in a file")
 
 
 @dataclass(frozen=True)
@@ -209,7 +217,7 @@ def options() -> dict[str, dataclasses.Field[Any]]:
 
 
 def field_type(key: str) -> Any:
-    """Return the type of a dotted key: str, int, float, bool or a Literal of strings."""
+    """Return the type of a dotted key: str, int, float, bool, a Literal, or float | Auto."""
     section, name = key.split(".")
     return _types(section)[name]
 
@@ -249,8 +257,14 @@ def _checked(key: str, value: object, where: str) -> Scalar:
     if key not in known:
         raise UsageError(f"{where}: unknown key {key!r}.{did_you_mean(key, known)}")
     kind = field_type(key)
+    if kind == float | Auto:
+        if value == "auto":
+            return "auto"
+        kind = float
     if kind is float and type(value) is int:
         value = float(value)
+    if key == VIEWS and isinstance(value, list):
+        value = json.dumps(value)
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
         if value not in choices:
@@ -261,7 +275,8 @@ def _checked(key: str, value: object, where: str) -> Scalar:
         value = float(value)  # numpy's too
     elif type(value) is not kind or value in (math.inf, -math.inf):
         raise UsageError(
-            f"{where}: {key} takes {_article(kind)}, not {value!r} ({type(value).__name__})"
+            f"{where}: {key} takes {_article(field_type(key))}, not {value!r} "
+            f"({type(value).__name__})"
         )
     limits = known[key].metadata
     if isinstance(value, int | float) and not limits["low"] <= value <= limits["high"]:
@@ -269,9 +284,9 @@ def _checked(key: str, value: object, where: str) -> Scalar:
     return typing.cast(Scalar, value)
 
 
-def _article(kind: type) -> str:
+def _article(kind: Any) -> str:
     names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
-    return names[kind]
+    return names[kind] if kind in names else 'a number or "auto"'
 
 
 def range_text(key: str) -> str:
@@ -308,7 +323,9 @@ def resolve(
 ) -> Config:
     """Merge recipe, file, environment and flags into one checked configuration.
 
-    A layer that sets one of epochs, steps and minutes clears the other two of the layers below.
+    A layer that sets one of epochs, steps and minutes clears the other two of the layers below. A
+    layer that names a policy, or gives one's own, clears what layers below changed in theirs, the
+    size of the views aside.
 
     Raises:
         UsageError: an unknown recipe or key, a value of the wrong type or range.
@@ -333,17 +350,52 @@ def _overlay(config: Config, values: Mapping[str, object], where: str) -> Config
     if len(given) > 1:
         raise UsageError(f"{where}: give one of {' and '.join(given)}, not {len(given)}")
     cleared: dict[str, object] = {key: field_type(key)(0) for key in DURATIONS} if given else {}
+    if "augment.policy" in values or VIEWS in values:
+        plain = flatten(Config())
+        cleared |= {key: plain[key] for key in plain if key.startswith("augment.")}
+        del cleared["augment.size"]
+        values = _with_own_policy(values, where)
     return with_values(config, {**cleared, **values}, where)
 
 
-def _read_file(path: Path) -> dict[str, object]:
+def _with_own_policy(values: Mapping[str, object], where: str) -> dict[str, object]:
+    """Replace a policy's file by what is in it; one's own policies are called `OWN`."""
+    changed = dict(values)
+    name = str(values.get("augment.policy", OWN))
+    if name.endswith(".toml"):
+        if VIEWS in values:
+            raise UsageError(f"{where}: give a policy's file or augment.views, not both")
+        tables = _toml(_text(Path(name).expanduser()), name)
+        if set(tables) != {"views"} or not isinstance(tables["views"], list):
+            raise UsageError(f"{name}: a policy's file consists of [[views]] alone")
+        changed[VIEWS] = tables["views"]
+        name = OWN
+    changed["augment.policy"] = name
     try:
-        text = path.read_text("utf-8", "surrogateescape")
+        size = changed[VIEWS][0]["operations"][0]["size"]  # type: ignore[index]
+    except (LookupError, TypeError):
+        return changed  # no policy of one's own; or not a valid one, which is told when it is built
+    return {"augment.size": size} | changed
+
+
+def _read_file(path: Path) -> dict[str, object]:
+    return parse(_text(path), str(path))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "surrogateescape")
     except FileNotFoundError:
         raise UsageError(f"no configuration file at {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read configuration file {path}: {error}") from error
-    return parse(text, str(path))
+
+
+def _toml(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{where}: not valid TOML: {error}") from None
 
 
 def parse(text: str, where: str) -> dict[str, object]:
@@ -352,10 +404,7 @@ def parse(text: str, where: str) -> dict[str, object]:
     Raises:
         UsageError: the text is not TOML, or a key is unknown.
     """
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{where}: not valid TOML: {error}") from None
+    tables = _toml(text, where)
     values: dict[str, object] = {}
     for name, table in tables.items():
         if name == "recipe" and isinstance(table, str):
@@ -386,6 +435,10 @@ def from_text(key: str, text: str, where: str) -> Scalar:
         UsageError: the text is not a value of that type.
     """
     kind = field_type(key)
+    if kind == float | Auto:
+        if text == "auto":
+            return text
+        kind = float
     if kind is bool and text.lower() in {"true", "false", "1", "0", "yes", "no"}:
         return text.lower() in {"true", "1", "yes"}
     if kind in (int, float):
@@ -395,7 +448,7 @@ def from_text(key: str, text: str, where: str) -> Scalar:
             pass
     elif kind is not bool:
         return text
-    raise UsageError(f"{where}: {key} takes {_article(kind)}, not {text!r}")
+    raise UsageError(f"{where}: {key} takes {_article(field_type(key))}, not {text!r}")
 
 
 def validate(config: Config) -> Config:
@@ -404,11 +457,18 @@ def validate(config: Config) -> Config:
     Raises:
         UsageError: keys that contradict each other.
     """
-    if config.augment.min_scale > config.augment.max_scale:
+    augment = config.augment
+    if augment.min_scale != "auto" != augment.max_scale and augment.min_scale > augment.max_scale:
         raise UsageError(
-            f"augment.min_scale {config.augment.min_scale} is above "
-            f"augment.max_scale {config.augment.max_scale}"
+            f"augment.min_scale {augment.min_scale} is above augment.max_scale {augment.max_scale}"
         )
+    plain = flatten(Config())
+    for key, value in flatten(config).items():
+        free = key in ("augment.policy", "augment.size", VIEWS) or not key.startswith("augment.")
+        if augment.views and not free and value != plain[key]:
+            raise UsageError(f"{key} changes a named policy, but this one is given as views")
+    if (augment.policy == OWN) != bool(augment.views):
+        raise UsageError(f"a policy of one's own is called {OWN!r} and given as augment.views")
     if not any(flatten(config)[key] for key in DURATIONS):
         raise UsageError("no length of the run: give --epochs, --steps or --minutes")
     return config
@@ -416,18 +476,27 @@ def validate(config: Config) -> Config:
 
 def to_toml(config: Config) -> str:
     """Return the configuration as TOML that `resolve(file=…)` reads back to the same value."""
-    lines = [f"recipe = {_toml_value(config.recipe)}"]
+    lines = [f"recipe = {toml_value(config.recipe)}"]
     for section, kind in sections().items():
         part = getattr(config, section)
         lines += ["", f"[{section}]"]
         lines += [
-            f"{entry.name} = {_toml_value(getattr(part, entry.name))}"
+            f"{entry.name} = {toml_value(getattr(part, entry.name))}"
             for entry in dataclasses.fields(kind)
+            if f"{section}.{entry.name}" != VIEWS
         ]
+        if section == "augment" and config.augment.views:
+            lines += [f"views = {toml_value(json.loads(config.augment.views))}"]
     return "\n".join(lines) + "\n"
 
 
-def _toml_value(value: Scalar) -> str:
+def toml_value(value: Any) -> str:
+    """Return a string, number, truth value, list or table as inline TOML."""
+    if isinstance(value, Mapping):
+        pairs = (f"{name} = {toml_value(entry)}" for name, entry in value.items())
+        return f"{{ {', '.join(pairs)} }}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(toml_value, value))}]"
     if isinstance(value, str):
         # JSON's escapes are valid in TOML's basic strings; DEL is the one TOML wants escaped too.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

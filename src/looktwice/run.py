@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import itertools
 import json
@@ -18,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from looktwice import config as configuration
-from looktwice.augment import Policy, policy
-from looktwice.config import AugmentConfig, Config, DataConfig
+from looktwice.augment import Policy, from_tables, policy
+from looktwice.config import VIEWS, AugmentConfig, Config, DataConfig
 from looktwice.data import Splits, open_splits
 from looktwice.errors import DataError, RunError, UsageError
 from looktwice.storage import write_atomic
@@ -252,19 +253,31 @@ def open_data(config: DataConfig) -> Splits:
 
 
 def build_policy(config: AugmentConfig) -> Policy:
-    """Build the augmentation policy a configuration names."""
+    """Build the augmentation policy a configuration names, or gives as views."""
+    if config.views:
+        own = from_tables(_tables(config.views), VIEWS)
+        if own.size != config.size:
+            raise UsageError(
+                f"the first view of {VIEWS} has {own.size} px, but --size is {config.size}: "
+                "make them equal"
+            )
+        return own
+    given = dataclasses.asdict(config)
+    name, size = given.pop("policy"), given.pop("size")
+    del given["views"]
     return policy(
-        config.policy,
-        size=config.size,
-        min_scale=config.min_scale,
-        max_scale=config.max_scale,
-        interpolation=config.interpolation,
-        flip_p=config.flip_p,
-        strength=config.strength,
-        jitter_p=config.jitter_p,
-        gray_p=config.gray_p,
-        blur_p=config.blur_p,
+        name, size=size, **{key: None if value == "auto" else value for key, value in given.items()}
     )
+
+
+def _tables(text: str) -> list[Any]:
+    try:
+        tables = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{VIEWS}: not valid JSON: {error}") from None
+    if not isinstance(tables, list):
+        raise UsageError(f"{VIEWS}: a list of tables is needed, found {text[:40]}")
+    return tables
 
 
 def command_line() -> str:

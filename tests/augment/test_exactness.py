@@ -201,7 +201,7 @@ def test_a_blur_wider_than_the_picture_reflects_to_and_fro(size):
     weights /= weights.sum()
     windows = np.lib.stride_tricks.sliding_window_view(padded, (11, 11), axis=(0, 1))
     expected = np.einsum("yxcij,i,j->yxc", windows, weights, weights)
-    assert np.abs(made - expected).max() <= 0.501
+    assert np.abs(made - expected).max() < 1.0  # two roundings
 
 
 @pytest.mark.parametrize("name", ["simclr", "moco-v1", "moco-v2"])

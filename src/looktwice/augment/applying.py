@@ -9,7 +9,7 @@ import numpy.typing as npt
 from numba.np.numpy_support import carray
 
 from looktwice.augment import resample
-from looktwice.augment.compiling import call, entry, inlined, pointer
+from looktwice.augment.compiling import call, entry, flat, inlined, pointer
 
 Bytes = npt.NDArray[np.uint8]
 Longs = npt.NDArray[np.int64]
@@ -23,16 +23,16 @@ CROP: Final = 0
 
 @inlined
 def _interleave(planes: Bytes, result: Bytes) -> None:
-    """Write planes (C, pixels) as pixels of C bytes; the constant 3 lets LLVM use shuffles."""
-    if planes.shape[0] == 3:
-        red, green, blue = planes[0], planes[1], planes[2]
-        for i in range(red.size):
-            result[3 * i] = red[i]
-            result[3 * i + 1] = green[i]
-            result[3 * i + 2] = blue[i]
-    else:
-        for i in range(result.size):
-            result[i] = planes[0, i]
+    """Write planes (C, pixels) as pixels (S, S, C); the constant 3 lets LLVM use shuffles."""
+    size = result.shape[0]
+    for y in range(size):
+        if planes.shape[0] == 3:
+            for x in range(size):
+                for c in range(3):
+                    result[y, x, c] = planes[c, y * size + x]
+        else:
+            for x in range(size):
+                result[y, x, 0] = planes[0, y * size + x]
 
 
 @entry
@@ -67,10 +67,10 @@ def apply_rows(
             within, bicubic = constants[1] == 0.0, constants[0] == 1.0
             call(kernels[0], (picture, row[1:5], within, bicubic, mirrored, resample_room, planes))
             for step in range(2 if flips else 1, steps.shape[1]):
-                kind, slot, _, constant, _ = steps[view, step]
+                kind, slot = steps[view, step, 0], steps[view, step, 1]
                 if kind == END:
                     break
                 if row[slot] != 0.0:
-                    drawn, constants = row[slot + 1 :], parameters[constant:]
+                    drawn, constants = row[slot + 1 :], parameters[steps[view, step, 3] :]
                     call(kernels[kind], (planes, drawn, constants, room))
-            _interleave(planes.reshape(channels, size * size), out[n, place].reshape(-1))
+            _interleave(flat(planes), out[n, place])

@@ -11,6 +11,9 @@ from typing import Any, Final, final
 import numba
 from llvmlite import ir
 from numba import extending, types
+from numba.core import cgutils
+from numba.core.imputils import impl_ret_borrowed
+from numba.np import arrayobj
 
 # Numba's own annotations describe neither intrinsics nor all options of njit.
 _njit: Final[Any] = numba.njit
@@ -112,3 +115,27 @@ def pointer(_typing: Any, address: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
     return types.voidptr(address), generate
+
+
+@intrinsic
+def flat(_typing: Any, planes: Any) -> Any:
+    """View planes (C, S, S) as (C, S * S): what `reshape` does, compiled in a tenth of the time."""
+    kind = types.Array(planes.dtype, 2, "C")
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        given = context.make_array(signature.args[0])(context, builder, arguments[0])
+        channels, height, width = cgutils.unpack_tuple(builder, given.shape, 3)
+        pixels = builder.mul(height, width)
+        result = context.make_array(kind)(context, builder)
+        itemsize = given.itemsize
+        arrayobj.populate_array(
+            result,
+            data=given.data,
+            shape=[channels, pixels],
+            strides=[builder.mul(pixels, itemsize), itemsize],
+            itemsize=itemsize,
+            meminfo=given.meminfo,
+        )
+        return impl_ret_borrowed(context, builder, kind, result._getvalue())
+
+    return kind(planes), generate

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from looktwice.augment.resample import resample_box
 from looktwice.augment.sampling import encode, sample_rows
 from looktwice.augment.threads import MAX_THREADS, in_slices, scratch
 from looktwice.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from looktwice.augment.transform import Transform
 
 Integers = npt.NDArray[np.integer] | Sequence[int]
 Rows = npt.NDArray[np.float64]
@@ -145,6 +148,16 @@ class Policy:
         """Return a policy that applies some operations after all others, in every view."""
         return self._map(lambda view: (*view, *operations))
 
+    def transform(self, *, scale: bool = True) -> Transform:
+        """Return a transform of one picture, for torchvision's data sets and torch's DataLoader.
+
+        Args:
+            scale: whether its tensors are float32 in [0, 1], or uint8.
+        """
+        from looktwice.augment.transform import Transform
+
+        return Transform(self, scale)
+
     def _map(self, change: Callable[[View], View]) -> Policy:
         return Policy(tuple(change(view) for view in self.views))
 
@@ -245,6 +258,7 @@ class Policy:
         _check_key("seed", seed, 64)
         _check_key("epoch", epoch, 32)
         program, parameters = self._program, self._parameters(int(epoch))
+        rows.fill(0.0)
         sample_rows(
             program.steps, program.sizes, parameters, np.uint64(seed), np.uint64(epoch), keys,
             heights, widths, rows,

@@ -13,27 +13,21 @@ import numpy.typing as npt
 from numba import types
 
 from looktwice.augment.compiling import inlined, separate
+from looktwice.augment.vectors import SPAN, TILE, Bytes, Shorts, blend, transpose
 
-Bytes = npt.NDArray[np.uint8]
-Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-Table = tuple[Longs, Ints, Floats]
-Scratch = tuple[Table, Bytes, Bytes, Bytes, Ints]
+Table = tuple[Longs, Shorts, Floats]
+Scratch = tuple[Table, Bytes, Bytes, Bytes]
 
 _tuple: Final[Any] = types.Tuple  # Numba does not annotate it
-_TABLE: Final = _tuple((types.int64[::1], types.int32[:, ::1], types.float64[:, ::1]))
-_SCRATCH: Final = _tuple(
-    (_TABLE, types.uint8[::1], types.uint8[::1], types.uint8[::1], types.int32[::1])
-)
+_TABLE: Final = _tuple((types.int64[::1], types.int16[:, ::1], types.float64[:, ::1]))
+_SCRATCH: Final = _tuple((_TABLE, types.uint8[::1], types.uint8[::1], types.uint8[::1]))
 _RESAMPLE: Final = types.void(
     types.uint8[:, :, ::1], types.float64[::1], types.boolean, types.boolean, types.boolean,
     _SCRATCH, types.uint8[:, :, ::1],
 )  # fmt: skip
 
-# Torch chooses 0 to 22 bits so that weights fit in 16; at 22 all the same sums come out, shifted.
-_PRECISION: Final = 22
-_HALF: Final = np.int32(1 << (_PRECISION - 1))
 # Rows that the horizontal pass takes at once: small enough for the first cache.
 _BLOCK: Final = 32
 
@@ -52,7 +46,9 @@ def _filter(x: float, bicubic: bool) -> float:
 
 
 @inlined
-def _fill_table(table: Table, begin: float, length: float, source: int, bicubic: bool) -> int:
+def _fill_table(
+    table: Table, begin: float, length: float, source: int, bicubic: bool
+) -> tuple[int, int]:
     """Fill where each result starts to read and its weights; return the number of taps.
 
     The results cover `length` pixels from `begin` on, of `source` that can be read. All results
@@ -83,22 +79,22 @@ def _fill_table(table: Table, begin: float, length: float, source: int, bicubic:
             exact[i, k] /= total
             largest = max(largest, exact[i, k])
         firsts[i] = start
-    _quantise(weights, exact, taps, largest)
-    return taps
+    return taps, _quantise(weights, exact, taps, largest)
 
 
 @inlined
-def _quantise(weights: Ints, exact: Floats, taps: int, largest: float) -> None:
-    """Round weights as torch does at its precision, and write them at ours."""
+def _quantise(weights: Shorts, exact: Floats, taps: int, largest: float) -> int:
+    """Round weights to 16 bits as torch does, and return how many of them are a fraction's."""
     precision = 0
-    while precision < _PRECISION and int(0.5 + largest * (1 << (precision + 1))) < 1 << 15:
+    while precision < 22 and int(0.5 + largest * (1 << (precision + 1))) < 1 << 15:
         precision += 1
     one = float(1 << precision)
     for i in range(weights.shape[0]):
         for k in range(taps):
             scaled = exact[i, k] * one
-            rounded = int(scaled - 0.5) if scaled < 0.0 else int(scaled + 0.5)
-            weights[i, k] = rounded << (_PRECISION - precision)
+            weights[i, k] = int(scaled - 0.5) if scaled < 0.0 else int(scaled + 0.5)
+        weights[i, taps] = 0
+    return precision
 
 
 @inlined
@@ -113,59 +109,23 @@ def _turn_round(table: Table, taps: int) -> None:
             weights[i, k], weights[j, k] = weights[j, k], weights[i, k]
 
 
-@inlined
-def _blend_two(one: Bytes, other: Bytes, weights: Ints, result: Bytes) -> None:
-    """Blend two rows by weights that are not negative."""
-    weight, other_weight = weights[0], weights[1]
-    for i in range(result.size):
-        total = np.int32(np.int32(weight * one[i]) + np.int32(other_weight * other[i]))
-        result[i] = np.uint8(np.int32(total + _HALF) >> _PRECISION)
-
-
-@inlined
-def _blend_many(
-    rows: Bytes, width: int, weights: Ints, taps: int, sums: Ints, result: Bytes
-) -> None:
-    for i in range(width):
-        sums[i] = _HALF
-    for k in range(taps):
-        weight, row = weights[k], rows[k * width :]
-        if weight != 0:
-            for i in range(width):
-                sums[i] += np.int32(weight * np.int32(row[i]))
-    for i in range(width):
-        level = sums[i] >> _PRECISION
-        level = level if level > 0 else 0
-        result[i] = np.uint8(level if level < 255 else 255)
-
-
-@inlined
-def _resample(
-    source: Bytes, across: int, table: Table, taps: int, bicubic: bool, sums: Ints, result: Bytes
-) -> None:
-    """Resample the first axis of `source` (n, across) into `result` (S, across), both flat."""
-    firsts, weights, _ = table
-    for i in range(firsts.size):
-        rows = source[firsts[i] * across :]
-        row = result[i * across : (i + 1) * across]
-        if taps == 2 and not bicubic:
-            _blend_two(rows, rows[across:], weights[i], row)
-        else:
-            _blend_many(rows, across, weights[i], taps, sums, row)
-
-
 def scratch(size: int, channels: int, tallest: int, widest: int) -> Scratch:
     """Return room for `resample_box`, for pictures up to `tallest` x `widest` pixels."""
-    most_taps = 2 * int(np.ceil(2.0 * max(tallest / size, widest / size, 1.0))) + 1
+    most_taps = 2 * int(np.ceil(2.0 * max(tallest / size, widest / size, 1.0))) + 2
     table = (
         np.empty(size, np.int64),
-        np.empty((size, most_taps), np.int32),
+        np.empty((size, most_taps), np.int16),
         np.empty((size, most_taps), np.float64),
     )
-    longest = max(size * size, widest * _BLOCK, tallest * size) * channels
-    first, second = np.empty(longest, np.uint8), np.empty(longest, np.uint8)
-    strip = np.empty(tallest * size * channels, np.uint8)
-    return table, first, second, strip, np.empty(channels * max(size, _BLOCK), np.int32)
+    beyond = channels * max(size, TILE) + 2 * SPAN
+    turned = channels * _BLOCK * max(size + 1, widest + 1)
+    strip = channels * size * (tallest + 1 + TILE)
+    return (
+        table,
+        np.zeros(turned + beyond, np.uint8),
+        np.zeros(max(turned, channels * size * size) + beyond, np.uint8),
+        np.zeros(strip + beyond, np.uint8),
+    )
 
 
 @inlined
@@ -173,6 +133,41 @@ def _reach(begin: float, length: float, margin: float, source: int) -> tuple[int
     """Return the first pixel that matters to an interval of pixels, and the one after the last."""
     first = int(max(np.floor(begin - margin), 0.0))
     return first, max(first + 1, int(min(np.ceil(begin + length + margin), source)))
+
+
+@inlined
+def _turn_in(
+    picture: Bytes, top: int, left: int, rows: int, width: int, turned: Bytes, pitch: int
+) -> None:
+    """Write rows of a picture as columns: row y of pixel x, channel c, at (x C + c) pitch + y."""
+    _, wide, channels = picture.shape
+    columns = width * channels
+    if columns >= TILE:
+        begin = (top * wide + left) * channels
+        transpose(picture, begin, wide * channels, rows, columns, turned, 0, pitch, True)
+        return
+    for x in range(width):
+        for c in range(channels):
+            for y in range(rows):
+                turned[(x * channels + c) * pitch + y] = picture[top + y, left + x, c]
+
+
+@inlined
+def _turn_out(
+    turned: Bytes, channels: int, size: int, rows: int, pitch: int, strip: Bytes, begin: int
+) -> None:
+    """Write columns back as rows of C times S bytes: channels apart, then x."""
+    for c in range(channels):
+        if size >= TILE:
+            transpose(
+                turned, c * pitch, channels * pitch, size, rows, strip, begin + c * size,
+                channels * size, False,
+            )  # fmt: skip
+            continue
+        for x in range(size):
+            for y in range(rows):
+                level = turned[(x * channels + c) * pitch + y]
+                strip[begin + (y * channels + c) * size + x] = level
 
 
 @separate(_RESAMPLE)
@@ -200,36 +195,32 @@ def resample_box(
         planes: the result.
     """
     channels, size, _ = planes.shape
-    table, first, second, strip, sums = scratch
+    table, first, second, strip = scratch
     margin = 0.0 if within else 4.0
     y0, y1 = _reach(box[0], box[2], margin * max(box[2] / size, 1.0), picture.shape[0])
     x0, x1 = _reach(box[1], box[3], margin * max(box[3] / size, 1.0), picture.shape[1])
     height, width = y1 - y0, x1 - x0
+    line = channels * size
     for axis in range(1, -1, -1):
         begin, length = (box[1] - x0, width) if axis == 1 else (box[0] - y0, height)
-        taps = _fill_table(table, begin, box[2 + axis], length, bicubic)
+        taps, bits = _fill_table(table, begin, box[2 + axis], length, bicubic)
         if axis == 1 and mirrored:
             _turn_round(table, taps)
         block = _BLOCK if axis == 1 else height
         for start in range(0, height, block):
             count = min(block, height - start)
-            across = channels * (count if axis == 1 else size)
+            pitch = (count + TILE - 1) // TILE * TILE if axis == 1 else size
             if axis == 1:
-                for x in range(width):
-                    for c in range(channels):
-                        for y in range(count):
-                            first[(x * channels + c) * count + y] = picture[
-                                y0 + start + y, x0 + x, c
-                            ]
-            _resample(first if axis == 1 else strip, across, table, taps, bicubic, sums, second)
+                _turn_in(picture, y0 + start, x0, count, width, first, pitch)
+            rows, across = (first if axis == 1 else strip), channels * pitch
+            for i in range(size):
+                blend(
+                    rows, table[0][i] * across, across, table[1], i * table[1].shape[1],
+                    (taps + 1) // 2, bits, second, i * across, across,
+                )  # fmt: skip
             if axis == 1:
-                for x in range(size):
-                    for c in range(channels):
-                        for y in range(count):
-                            strip[(start + y) * channels * size + c * size + x] = second[
-                                (x * channels + c) * count + y
-                            ]
+                _turn_out(second, channels, size, count, pitch, strip, start * line)
     for c in range(channels):
         for y in range(size):
             for x in range(size):
-                planes[c, y, x] = second[y * channels * size + c * size + x]
+                planes[c, y, x] = second[y * line + c * size + x]

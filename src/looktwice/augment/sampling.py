@@ -143,7 +143,7 @@ def sample_rows(
     widths: Longs,
     rows: Floats,
 ) -> None:
-    """Fill `rows` (N, V, R) for samples `indices` (N,) of pictures of the given sizes.
+    """Fill `rows` (N, V, R), zeros before, for samples `indices` (N,) of pictures of the given sizes.
 
     `steps`, `sizes` and `parameters` are `Policy`'s program. The Philox counter is (epoch, index
     low, index high, view << 24 | position << 16 | block) and the key is the seed, so that a row
@@ -154,12 +154,11 @@ def sample_rows(
         index = np.uint64(indices[n])
         for view in range(steps.shape[0]):
             row = rows[n, view]
-            row[:] = 0.0
             for step in range(steps.shape[1]):
-                kind, slot, offset, _, position = steps[view, step]
-                if kind == END:
+                if steps[view, step, 0] == END:
                     break
-                own = np.uint64((view << 24) | (position << 16))
+                slot, offset = steps[view, step, 1], steps[view, step, 2]
+                own = np.uint64((view << 24) | (steps[view, step, 4] << 16))
                 stream = (
                     np.uint64(seed) & mask, np.uint64(seed) >> half,
                     np.uint64(epoch), index & mask, index >> half, own,

@@ -1,4 +1,4 @@
-"""Gaussian blur, separable, in float32; torchvision's two-dimensional sum to within one level."""
+"""Gaussian blur, separable, in whole numbers; torchvision's sum to within one level."""
 
 from __future__ import annotations
 
@@ -18,32 +18,40 @@ from looktwice.augment.operations.base import (
     check_range,
     check_whole,
 )
+from looktwice.augment.vectors import SPAN, TILE, Bytes, Shorts, blend, transpose
 from looktwice.errors import UsageError
 
-Bytes = npt.NDArray[np.uint8]
-Singles = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 MAX_KERNEL: Final = 511
+# Bytes for its weights, a multiple of 64.
+_WINDOW: Final = 1088
 
-# A weight this small moves no pixel by more than a thousandth of a level.
-_NEGLIGIBLE: Final = 1e-6
-_WINDOW: Final = MAX_KERNEL // 2 + 1
-_PADDED: Final = MAX_KERNEL + 1
+_BITS: Final = 15
+_ONE: Final = 1 << _BITS
 
 
 @inlined
-def _fill_window(window: Singles, sigma: float, half: int) -> int:
-    """Fill weights by distance (half + 1,); return the distance beyond which they vanish."""
+def _fill_window(window: Shorts, sigma: float, half: int) -> int:
+    """Fill weights from one end to the other, and a zero; return their reach.
+
+    The weights are whole numbers that sum to 2^15, so that even areas stay as they are.
+    """
     total = 1.0
     for j in range(1, half + 1):
         total += 2.0 * np.exp(-0.5 * (j / sigma) ** 2)
-    reach = 0
-    for j in range(half + 1):
-        weight = np.exp(-0.5 * (j / sigma) ** 2) / total
-        window[j] = weight
-        if weight > _NEGLIGIBLE:
+    reach, sides = 0, 0
+    for j in range(1, half + 1):
+        weight = int(np.exp(-0.5 * (j / sigma) ** 2) / total * _ONE + 0.5)
+        if weight > 0:
             reach = j
+            sides += 2 * weight
+    for j in range(1, reach + 1):
+        weight = int(np.exp(-0.5 * (j / sigma) ** 2) / total * _ONE + 0.5)
+        window[reach - j] = weight
+        window[reach + j] = weight
+    window[reach] = _ONE - sides
+    window[2 * reach + 1] = 0
     return reach
 
 
@@ -57,52 +65,44 @@ def reflect(i: int, size: int) -> int:
 
 
 @inlined
-def _add_pair(total: Singles, weight: np.float32, one: Bytes, other: Bytes) -> None:
-    for x in range(total.size):
-        total[x] += weight * np.float32(np.int32(one[x]) + np.int32(other[x]))
-
-
-@inlined
-def _blur_row(line: Singles, window: Singles, reach: int, total: Singles, result: Bytes) -> None:
-    """Blur a padded line (S + 2 reach,) into `result` (S,)."""
-    size = result.size
-    for x in range(size):
-        total[x] = window[0] * line[reach + x] + np.float32(0.5)
-    for j in range(1, reach + 1):
-        weight = window[j]
-        left, right = line[reach - j :], line[reach + j :]
-        for x in range(size):
-            total[x] += weight * (left[x] + right[x])
-    for x in range(size):
-        result[x] = np.uint8(np.int32(total[x]))
+def _pitch(size: int) -> int:
+    return (size + TILE - 1) // TILE * TILE
 
 
 @kernel
 def _blur(planes: Bytes, drawn: Floats, constants: Floats, room: Bytes) -> None:
-    size = planes.shape[1]
-    singles = room[: 4 * (_WINDOW + _PADDED + 2 * size)].view(np.float32)
-    window, line, total = (
-        singles[:_WINDOW],
-        singles[_WINDOW : _WINDOW + _PADDED + size],
-        singles[_WINDOW + _PADDED + size :],
-    )
-    source = room[4 * singles.size :][: size * size].reshape(size, size)
-    reach = _fill_window(window, drawn[0], int(constants[0]) // 2)
-    inner = line[reach : reach + size]
+    """Blend rows with the rows around them, turn the plane on its side, and do it again."""
+    size, half = planes.shape[1], int(constants[0]) // 2
+    window = room[: 4 * half + 4].view(np.int16)
+    padded, blended = room[_WINDOW:], room[_WINDOW + int(constants[1]) :]
+    reach = _fill_window(window, drawn[0], half)
+    if reach == 0:
+        return
+    pitch = _pitch(size)
+    tall = max(size, TILE)
     for c in range(planes.shape[0]):
         for y in range(size):
             for x in range(size):
-                source[y, x] = planes[c, y, x]
+                padded[(reach + y) * pitch + x] = planes[c, y, x]
+        for _ in range(2):
+            for j in range(1, reach + 1):
+                above, below = reach + reflect(-j, size), reach + reflect(size - 1 + j, size)
+                for x in range(size):
+                    padded[(reach - j) * pitch + x] = padded[above * pitch + x]
+                    padded[(reach + size - 1 + j) * pitch + x] = padded[below * pitch + x]
+            for y in range(size):
+                blend(
+                    padded, y * pitch, pitch, window, 0, reach + 1, _BITS, blended, y * pitch, size
+                )
+            transpose(blended, 0, pitch, size, tall, padded, reach * pitch, pitch, True)
         for y in range(size):
             for x in range(size):
-                inner[x] = window[0] * np.float32(source[y, x])
-            for j in range(1, reach + 1):
-                above, below = reflect(y - j, size), reflect(y + j, size)
-                _add_pair(inner, window[j], source[above], source[below])
-            for j in range(1, reach + 1):
-                line[reach - j] = inner[reflect(-j, size)]
-                line[reach + size - 1 + j] = inner[reflect(size - 1 + j, size)]
-            _blur_row(line, window, reach, total, planes[c, y])
+                planes[c, y, x] = padded[(reach + y) * pitch + x]
+
+
+def _padded_size(size: int, half: int) -> int:
+    """Return the bytes of a plane with borders, and what `blend` may touch beyond."""
+    return (size + TILE + 2 * half + 2) * (size + TILE) + SPAN
 
 
 @final
@@ -148,9 +148,10 @@ class GaussianBlur(Operation):
         return {"sigma": Uniform(*self.sigma)}
 
     def constants(self, size: int, /) -> tuple[float, ...]:
-        """Return the window's side."""
-        return (max(3, 2 * (size // 20) + 1) if self.kernel_size is None else self.kernel_size,)
+        """Return the window's side, and the bytes of a plane with borders."""
+        side = max(3, 2 * (size // 20) + 1) if self.kernel_size is None else self.kernel_size
+        return (side, _padded_size(size, side // 2))
 
     def room(self, size: int, _channels: int, /) -> int:
-        """Return room for window, padded line, sums and a plane."""
-        return 4 * (_WINDOW + _PADDED + 2 * size) + size * size
+        """Return room for the window, a plane with borders and a plane."""
+        return _WINDOW + int(self.constants(size)[1]) + _padded_size(size, 0)

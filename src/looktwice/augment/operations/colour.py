@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final, final
 import numpy as np
 import numpy.typing as npt
 
-from looktwice.augment.compiling import Kernel, inlined, intrinsic, kernel
+from looktwice.augment.compiling import Kernel, flat, inlined, intrinsic, kernel
 from looktwice.augment.operations.base import (
     Draw,
     Operation,
@@ -96,18 +96,20 @@ def _mean_luma(planes: Bytes) -> np.float32:
 @inlined
 def brighten(planes: Bytes, factor: np.float32) -> None:
     """Multiply every level by a factor."""
-    flat = planes.reshape(-1)
-    for i in range(flat.size):
-        flat[i] = _byte(np.float32(flat[i]) * factor)
+    for c in range(planes.shape[0]):
+        levels = planes[c]
+        for i in range(levels.size):
+            levels[i] = _byte(np.float32(levels[i]) * factor)
 
 
 @inlined
 def contrast(planes: Bytes, factor: np.float32, rest: np.float32) -> None:
     """Blend with the picture's mean luma; `rest` is 1 - factor, taken in double precision."""
     mean = _mean_luma(planes)
-    flat = planes.reshape(-1)
-    for i in range(flat.size):
-        flat[i] = _byte(_multiply_add(mean, rest, np.float32(flat[i]) * factor))
+    for c in range(planes.shape[0]):
+        levels = planes[c]
+        for i in range(levels.size):
+            levels[i] = _byte(_multiply_add(mean, rest, np.float32(levels[i]) * factor))
 
 
 @inlined
@@ -168,11 +170,6 @@ def shift_hue(planes: Bytes, shift: np.float32) -> None:
 
 
 @inlined
-def _flat(planes: Bytes) -> Bytes:
-    return planes.reshape(planes.shape[0], planes.shape[1] * planes.shape[2])
-
-
-@inlined
 def _change(planes: Bytes, part: int, amount: float) -> None:
     """Apply one of `JITTER_PARTS`; a neutral amount is no work, and grey has no colours."""
     factor, rest = np.float32(amount), np.float32(1.0 - amount)
@@ -188,21 +185,23 @@ def _change(planes: Bytes, part: int, amount: float) -> None:
 
 @kernel
 def _jitter(planes: Bytes, drawn: Floats, constants: Floats, room: Bytes) -> None:  # noqa: ARG001
-    for part in _ORDERS[int(drawn[4])]:
-        _change(_flat(planes), part, drawn[part])
+    order = int(drawn[4])
+    for turn in range(4):
+        part = _ORDERS[order, turn]
+        _change(flat(planes), part, drawn[part])
 
 
 @kernel
 def _part(planes: Bytes, drawn: Floats, constants: Floats, room: Bytes) -> None:  # noqa: ARG001
-    _change(_flat(planes), int(constants[0]), drawn[0])
+    _change(flat(planes), int(constants[0]), drawn[0])
 
 
 @kernel
 def _gray(planes: Bytes, drawn: Floats, constants: Floats, room: Bytes) -> None:  # noqa: ARG001
     if planes.shape[0] != 3:
         return
-    flat = _flat(planes)
-    red, green, blue = flat[0], flat[1], flat[2]
+    levels = flat(planes)
+    red, green, blue = levels[0], levels[1], levels[2]
     for i in range(red.size):
         luma = np.uint8(_luma(red[i], green[i], blue[i]))
         red[i] = luma
@@ -212,8 +211,8 @@ def _gray(planes: Bytes, drawn: Floats, constants: Floats, room: Bytes) -> None:
 
 @kernel
 def _sepia(planes: Bytes, drawn: Floats, constants: Floats, room: Bytes) -> None:  # noqa: ARG001
-    flat = _flat(planes)
-    red, green, blue = flat[0], flat[1], flat[2]
+    levels = flat(planes)
+    red, green, blue = levels[0], levels[1], levels[2]
     half = np.float32(0.5)
     for i in range(red.size):
         r, g, b = np.float32(red[i]), np.float32(green[i]), np.float32(blue[i])
@@ -229,10 +228,11 @@ def _brightness_contrast(
     constants: Floats,  # noqa: ARG001
     room: Bytes,  # noqa: ARG001
 ) -> None:
-    flat = planes.reshape(-1)
     factor, shift = np.float32(1.0 + drawn[1]), np.float32(255.0 * drawn[0])
-    for i in range(flat.size):
-        flat[i] = _byte(np.float32(flat[i]) * factor + shift)
+    for c in range(planes.shape[0]):
+        levels = flat(planes)[c]
+        for i in range(levels.size):
+            levels[i] = _byte(np.float32(levels[i]) * factor + shift)
 
 
 @final
