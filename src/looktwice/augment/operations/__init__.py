@@ -18,7 +18,14 @@ from looktwice.augment.operations.colour import (
     Sepia,
 )
 from looktwice.augment.operations.crop import CenterCrop, Crop, RandomResizedCrop, Resize
-from looktwice.augment.operations.geometry import HorizontalFlip
+from looktwice.augment.operations.filters import GaussianNoise, Sharpness, Sobel
+from looktwice.augment.operations.geometry import (
+    Cutout,
+    HorizontalFlip,
+    QuarterTurn,
+    RandomErasing,
+    Rotation,
+)
 
 __all__ = [
     "Box",
@@ -28,17 +35,24 @@ __all__ = [
     "ColorJitter",
     "Contrast",
     "Crop",
+    "Cutout",
     "Draw",
     "GaussianBlur",
+    "GaussianNoise",
     "Grayscale",
     "HorizontalFlip",
     "Hue",
     "Interpolation",
     "Operation",
+    "QuarterTurn",
+    "RandomErasing",
     "RandomResizedCrop",
     "Resize",
+    "Rotation",
     "Saturation",
     "Sepia",
+    "Sharpness",
+    "Sobel",
     "Uniform",
     "Whole",
 ]
