@@ -26,8 +26,16 @@ from looktwice.augment.operations.geometry import (
     RandomErasing,
     Rotation,
 )
+from looktwice.augment.operations.tones import (
+    AutoContrast,
+    Equalize,
+    Invert,
+    Posterize,
+    Solarize,
+)
 
 __all__ = [
+    "AutoContrast",
     "Box",
     "Brightness",
     "BrightnessContrast",
@@ -37,13 +45,16 @@ __all__ = [
     "Crop",
     "Cutout",
     "Draw",
+    "Equalize",
     "GaussianBlur",
     "GaussianNoise",
     "Grayscale",
     "HorizontalFlip",
     "Hue",
     "Interpolation",
+    "Invert",
     "Operation",
+    "Posterize",
     "QuarterTurn",
     "RandomErasing",
     "RandomResizedCrop",
@@ -53,6 +64,7 @@ __all__ = [
     "Sepia",
     "Sharpness",
     "Sobel",
+    "Solarize",
     "Uniform",
     "Whole",
 ]
