@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import albumentations
+import albumentations as alb
 import cv2
 import kornia.augmentation as korn
 import lightly.transforms
@@ -198,8 +198,6 @@ def in_kornia(policy: Policy) -> Any:
 
 def in_albumentations(policy: Policy) -> Any:
     """Return AlbumentationsX's transform of the first view."""
-    import albumentations as alb
-
     made: list[Any] = []
     for step in policy.views[0]:
         match step:
@@ -213,7 +211,9 @@ def in_albumentations(policy: Policy) -> Any:
             case augment.HorizontalFlip():
                 made.append(alb.HorizontalFlip(p=step.p))
             case augment.ColorJitter():
-                factors = [(1 - v, 1 + v) for v in (step.brightness, step.contrast, step.saturation)]
+                factors = [
+                    (1 - v, 1 + v) for v in (step.brightness, step.contrast, step.saturation)
+                ]
                 made.append(alb.ColorJitter(*factors, (-step.hue, step.hue), p=step.p))
             case augment.Grayscale():
                 made.append(alb.ToGray(p=step.p))
@@ -245,13 +245,13 @@ def peers(case: Case, folder: Path) -> dict[str, tuple[int, Call]]:
         dataset = ImageFolder(folder, theirs)
         made["lightly"] = 2 * len(dataset), lambda: [dataset[i] for i in range(len(dataset))]
         files = sorted(folder.glob("*/*.jpg"))
-        alb = in_albumentations(case.policy)
+        one = in_albumentations(case.policy)
 
         def decoded() -> None:
             for file in files:
                 picture = simplejpeg.decode_jpeg(file.read_bytes())
-                alb(image=picture)
-                alb(image=picture)
+                one(image=picture)
+                one(image=picture)
 
         made["AlbumentationsX"] = 2 * len(files), decoded
         return made
@@ -278,7 +278,11 @@ def ours(case: Case, folder: Path, *, threads: int) -> tuple[int, Call]:
     if not case.side:
         source = open_source(str(folder))
         loader = Loader(
-            source, case.policy, batch_size=len(source), seed=0, threads=threads if threads > 1 else 0
+            source,
+            case.policy,
+            batch_size=len(source),
+            seed=0,
+            threads=threads if threads > 1 else 0,
         )
 
         def loaded() -> None:
@@ -296,9 +300,7 @@ def ours(case: Case, folder: Path, *, threads: int) -> tuple[int, Call]:
     indices = np.arange(len(pictures))
 
     def made() -> None:
-        case.policy(
-            pictures, seed=0, epoch=next(epochs), indices=indices, out=out, threads=threads
-        )
+        case.policy(pictures, seed=0, epoch=next(epochs), indices=indices, out=out, threads=threads)
 
     return 2 * len(pictures), made
 
@@ -428,7 +430,7 @@ def main() -> None:
     machine = {"cpu": cpu_name(), "cores": CORES, "python": platform.python_version()}
     versions = {
         module.__name__: module.__version__
-        for module in (torch, albumentations, cv2, __import__("kornia"), __import__("lightly"))
+        for module in (torch, alb, cv2, __import__("kornia"), __import__("lightly"))
     }
     print(f"{machine['cpu']}, {CORES} cores; {versions}")
     results: dict[str, Any] = {"machine": machine, "versions": versions}
@@ -455,7 +457,9 @@ def main() -> None:
                 results[case.name] |= {"scaling": grown, "allocated": allocated(case, folder)}
                 print(f"  one core to {CORES}: {grown['alone']:.2f} x", end="")
                 print(f", beside a busy Python thread {grown['beside a busy Python thread']:.2f} x")
-                print(f"  allocated by a batch after the first: {results[case.name]['allocated']} B")
+                print(
+                    f"  allocated by a batch after the first: {results[case.name]['allocated']} B"
+                )
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 

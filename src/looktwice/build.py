@@ -112,6 +112,16 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def _check_pair(config: Config, policy: Policy) -> None:
+    """Refuse views that the method does not take (UsageError)."""
+    if policy.num_views != 2 or len(policy.groups) != 1:
+        sizes = ", ".join(f"{len(views)} of {size} px" for size, views in policy.groups.items())
+        raise UsageError(
+            f"policy {config.augment.policy!r} makes other views ({sizes}) than "
+            f"{config.method.name} takes: two views of one size"
+        )
+
+
 def build(config: Config, splits: Splits) -> Training:
     """Build every part of a run from a settled configuration; seeds torch's generators.
 
@@ -124,6 +134,8 @@ def build(config: Config, splits: Splits) -> Training:
     torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.train.seed)
     policy = build_policy(config.augment)
+    policy.check_channels(splits.train.channels)
+    _check_pair(config, policy)
     loader = Loader(
         splits.train,
         policy,

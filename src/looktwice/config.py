@@ -286,7 +286,7 @@ def _checked(key: str, value: object, where: str) -> Scalar:
 
 def _article(kind: Any) -> str:
     names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
-    return names[kind] if kind in names else 'a number or "auto"'
+    return names.get(kind, 'a number or "auto"')
 
 
 def range_text(key: str) -> str:

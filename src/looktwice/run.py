@@ -262,12 +262,12 @@ def build_policy(config: AugmentConfig) -> Policy:
                 "make them equal"
             )
         return own
-    given = dataclasses.asdict(config)
-    name, size = given.pop("policy"), given.pop("size")
-    del given["views"]
-    return policy(
-        name, size=size, **{key: None if value == "auto" else value for key, value in given.items()}
-    )
+    given: dict[str, Any] = {
+        key: None if value == "auto" else value
+        for key, value in dataclasses.asdict(config).items()
+        if key not in ("policy", "size", "views")
+    }
+    return policy(config.policy, size=config.size, **given)
 
 
 def _tables(text: str) -> list[Any]:

@@ -32,9 +32,7 @@ V3 = (RandomResizedCrop(32, (0.08, 1.0)), ColorJitter(0.4, 0.4, 0.2, 0.1, p=0.8)
 
 # From the papers' appendices and the authors' code, not from ours.
 SOURCES = {
-    "simclr": [
-        (RandomResizedCrop(32), FLIP, ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8), GRAY, BLUR)
-    ],
+    "simclr": [(RandomResizedCrop(32), FLIP, ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8), GRAY, BLUR)],
     "simclr-cifar": [(RandomResizedCrop(32), FLIP, JITTER, GRAY)],
     "moco-v1": [
         (RandomResizedCrop(32, (0.2, 1.0)), GRAY, ColorJitter(0.4, 0.4, 0.4, 0.4, p=1.0), FLIP)
@@ -51,9 +49,7 @@ SOURCES = {
     "aug-plus-solarize": [(*PLUS, SOLARIZE)],
     "aug-plus-clahe": [(*PLUS, CLAHE_02)],
     "aug-plus-brightness": [(*PLUS, BRIGHTNESS)],
-    "aug-plus-brightness-contrast": [
-        (*PLUS, BrightnessContrast((-0.2, 0.2), (-0.2, 0.2), p=0.2))
-    ],
+    "aug-plus-brightness-contrast": [(*PLUS, BrightnessContrast((-0.2, 0.2), (-0.2, 0.2), p=0.2))],
     "aug-plus-solarize-clahe": [(*PLUS, SOLARIZE, CLAHE_02)],
     "aug-plus-solarize-brightness": [(*PLUS, SOLARIZE, BRIGHTNESS)],
     "aug-plus-clahe-brightness": [(*PLUS, CLAHE_02, BRIGHTNESS)],

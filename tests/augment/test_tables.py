@@ -68,7 +68,9 @@ def test_the_documentation_s_own_operation(monkeypatch):
         drawn = dict(chain.describe(rows[n, 0], 0))["scanlines"]
         expected = plain[n, 0].copy()
         every = int(drawn["every"])
-        expected[every - 1 :: every] = (expected[every - 1 :: every] * drawn["shade"]).astype(np.uint8)
+        expected[every - 1 :: every] = (expected[every - 1 :: every] * drawn["shade"]).astype(
+            np.uint8
+        )
         assert (made[n, 0] == expected).all()
     assert from_toml(to_toml(chain)) == chain
     assert tomllib.loads(to_toml(chain))["views"][0]["operations"][1]["name"] == "scanlines"

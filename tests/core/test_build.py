@@ -10,11 +10,13 @@ import torch
 
 from looktwice import config as configuration
 from looktwice import train
+from looktwice.augment import policy
 from looktwice.build import build, settle, untrained_encoder
 from looktwice.checkpoint import list_checkpoints
 from looktwice.config import resolve
 from looktwice.data import open_splits
 from looktwice.errors import UsageError
+from looktwice.run import build_policy
 
 BASE = {
     "augment.size": 8,
@@ -65,6 +67,8 @@ ELSEWHERE = {
     "data.source": "test_cli: folders and names",
     "data.root": "tests/data: fashion-mnist under a root",
     "model.init": "test_models and below",
+    "augment.base": "below",
+    "augment.views": "test_config: policies of one's own",
     "method.name": "below",
     "train.minutes": "test_train: minutes become steps",
     "train.device": "below",
@@ -129,6 +133,29 @@ def test_every_option_is_looked_at_here_or_named():
 @pytest.mark.parametrize("key", BUILT)
 def test_an_option_changes_what_is_built(base_signature, key):
     assert signature(built(**{key: BUILT[key]})) != base_signature
+
+
+def test_the_base_of_a_derived_policy_is_built():
+    flags = {"augment.policy": "downcrop", "augment.base": "moco-v2"}
+    made = build_policy(resolve(recipe="simclr-tiny", flags=flags, environ={}).augment)
+    assert made == policy("downcrop", base="moco-v2", size=16)
+
+
+@pytest.mark.parametrize("name", ["supervised", "triple-crop", "multi-crop"])
+def test_a_policy_that_is_no_pair_of_views_is_refused(name):
+    with pytest.raises(
+        UsageError, match=rf"policy '{name}' makes other views .* two views of one size"
+    ):
+        built(**{"augment.policy": name})
+
+
+def test_a_policy_that_needs_colours_is_refused_for_grey_pictures():
+    config = resolve(
+        recipe="simclr-tiny", flags={**BASE, "augment.policy": "aug-plus-sepia"}, environ={}
+    )
+    splits = open_splits((pictures()[0][..., :1], pictures()[1]))
+    with pytest.raises(UsageError, match="sepia in view 0 needs pictures of 3 channels"):
+        build(settle(config, splits), splits)
 
 
 def test_equal_options_build_equal_parts(base_signature):

@@ -5,8 +5,10 @@ import tomllib
 import pytest
 
 from looktwice import config as configuration
-from looktwice.config import Config, resolve
+from looktwice.augment import from_toml
+from looktwice.config import AugmentConfig, Config, resolve, to_toml
 from looktwice.errors import UsageError
+from looktwice.run import build_policy
 
 
 def test_every_recipe_resolves_and_begins_with_what_it_is():
@@ -93,3 +95,62 @@ def test_every_option_is_documented_and_its_default_valid():
 def test_diff_lists_departures_from_the_recipe():
     config = resolve(recipe="simclr-small", flags={"optim.momentum": 0.5}, environ={})
     assert configuration.diff(config) == [("optim.momentum", 0.9, 0.5)]
+
+
+def test_a_layer_that_names_a_policy_clears_what_was_changed_in_another(tmp_path):
+    config = resolve(recipe="simclr-small", flags={"augment.policy": "moco-v2"}, environ={})
+    assert config.augment == AugmentConfig(policy="moco-v2", size=64)
+    changed = resolve(recipe="simclr-small", flags={"augment.strength": "auto"}, environ={})
+    assert (changed.augment.strength, changed.augment.min_scale) == ("auto", 0.2)
+
+
+OWN = """
+[[views]]
+operations = [{ name = "crop", size = 24, scale = [0.2, 1.0] }, { name = "flip" }]
+[[views]]
+operations = [{ name = "crop", size = 24 }, { name = "blur", kernel_size = 5 }]
+"""
+
+
+def test_a_policy_of_ones_own_comes_from_a_file_and_stays_in_the_run(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(OWN)
+    config = resolve(recipe="simclr-small", flags={"augment.policy": str(file)}, environ={})
+    assert (config.augment.policy, config.augment.size) == ("own", 24)
+    stored = tmp_path / "config.toml"
+    stored.write_text(to_toml(config))
+    assert configuration.load(stored) == config == resolve(file=stored, environ={})
+    file.unlink()
+    assert build_policy(configuration.load(stored).augment) == from_toml(OWN)
+    table = tmp_path / "table.toml"
+    table.write_text(OWN.replace("[[views]]", "[[augment.views]]"))
+    assert resolve(recipe="simclr-small", file=table, environ={}).augment == config.augment
+    # A named policy in a higher layer takes its place.
+    named = resolve(file=stored, flags={"augment.policy": "simclr"}, environ={})
+    assert named.augment == AugmentConfig(policy="simclr", size=24)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"augment.policy": "none.toml"}, "no configuration file at none.toml"),
+        ({"augment.policy": "own"}, "given as augment.views"),
+        ({"augment.views": "[", "augment.policy": "own"}, "not valid JSON"),
+        ({"augment.views": "3", "augment.policy": "own"}, "a list of tables is needed"),
+        ({"augment.views": "[]"}, "views must be a tuple of 1 to 255"),
+        ({"augment.policy": "simclrr"}, "Did you mean 'simclr'"),
+    ],
+)
+def test_policies_that_cannot_be_are_refused_in_one_line(flags, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        build_policy(resolve(recipe="simclr-small", flags=flags, environ={}).augment)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_changes_a_named_policy_does_not_go_with_ones_own(tmp_path):
+    (tmp_path / "mine.toml").write_text(OWN)
+    flags = {"augment.policy": str(tmp_path / "mine.toml")}
+    with pytest.raises(UsageError, match=r"augment\.strength changes a named policy"):
+        resolve(flags={**flags, "augment.strength": 0.5}, environ={})
+    with pytest.raises(UsageError, match="24 px, but --size is 32"):
+        build_policy(resolve(flags={**flags, "augment.size": 32}, environ={}).augment)

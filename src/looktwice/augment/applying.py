@@ -56,7 +56,7 @@ def apply_rows(
     `steps`, `parameters` and `kernels` are `Policy`'s program. The scratch of resampling, the
     planes (C, S, S) and the kernels' room are this thread's own.
     """
-    _, _, size, _, channels = out.shape
+    channels = out.shape[4]
     for n in range(addresses.size):
         picture = carray(pointer(addresses[n]), (heights[n], widths[n], channels), np.uint8)
         for place, view in enumerate(views):

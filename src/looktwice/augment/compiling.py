@@ -11,13 +11,16 @@ from typing import Any, Final, final
 import numba
 from llvmlite import ir
 from numba import extending, types
-from numba.core import cgutils
-from numba.core.imputils import impl_ret_borrowed
+from numba.core import cgutils as _cgutils
+from numba.core import imputils
 from numba.np import arrayobj
 
-# Numba's own annotations describe neither intrinsics nor all options of njit.
+# Numba's own annotations describe only parts of it.
 _njit: Final[Any] = numba.njit
+_arrays: Final[Any] = arrayobj
 intrinsic: Final[Any] = extending.intrinsic
+cgutils: Final[Any] = _cgutils
+borrowed: Final[Any] = imputils.impl_ret_borrowed
 
 # What kernels call. Without the wrappers for calls from Python it compiles faster.
 inlined: Final[Callable[..., Any]] = _njit(
@@ -128,7 +131,7 @@ def flat(_typing: Any, planes: Any) -> Any:
         pixels = builder.mul(height, width)
         result = context.make_array(kind)(context, builder)
         itemsize = given.itemsize
-        arrayobj.populate_array(
+        _arrays.populate_array(
             result,
             data=given.data,
             shape=[channels, pixels],
@@ -136,6 +139,6 @@ def flat(_typing: Any, planes: Any) -> Any:
             itemsize=itemsize,
             meminfo=given.meminfo,
         )
-        return impl_ret_borrowed(context, builder, kind, result._getvalue())
+        return borrowed(context, builder, kind, result._getvalue())
 
     return kind(planes), generate

@@ -104,10 +104,10 @@ def _aug_plus(*added: str, jitter: ColorJitter = _JITTER) -> Callable[[int], tup
 
 # Sources. simclr: arXiv 2002.05709, appendix A; -cifar: B.9. moco: arXiv 1911.05722, 2003.04297,
 # 2104.02057 (numbers of facebookresearch/moco, moco-v3 and moco's CIFAR-10 notebook).
-# autoaugment: table 1 of SimCLR. aug-plus: soonwonh/Modified-Moco, which leaves its single additions in or
-# out; where it does not state a probability (blur, sepia, posterize, brightness-contrast) it is
-# that of its other additions, of the blur MoCo's. Its schedule raises the strength of jitter from
-# .4 by .2 every 50 epochs; we scale the hue with it.
+# autoaugment: table 1 of SimCLR. aug-plus: soonwonh/Modified-Moco, and what it tried alone; where
+# it states no probability (sepia, posterize, brightness-contrast) that of its other additions
+# stands, for the blur MoCo's. Its schedule raises the strength of the jitter from .4 by .2 every
+# 50 epochs; we scale the hue with it.
 NAMED: Final[Mapping[str, Callable[[int], tuple[View, ...]]]] = {
     "simclr": _simclr,
     "simclr-cifar": _simclr_cifar,

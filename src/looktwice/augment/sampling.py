@@ -143,7 +143,7 @@ def sample_rows(
     widths: Longs,
     rows: Floats,
 ) -> None:
-    """Fill `rows` (N, V, R), zeros before, for samples `indices` (N,) of pictures of the given sizes.
+    """Fill `rows` (N, V, R), zeros before, for samples `indices` (N,) of pictures of some sizes.
 
     `steps`, `sizes` and `parameters` are `Policy`'s program. The Philox counter is (epoch, index
     low, index high, view << 24 | position << 16 | block) and the key is the seed, so that a row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from looktwice.augment.operations import CenterCrop, Crop, Operation, RandomResizedCrop, Resize
 from looktwice.augment.policy import Policy, View
@@ -79,8 +79,9 @@ def _known() -> dict[str, type[Crop | Operation]]:
 
 
 def _to_table(step: Crop | Operation) -> Table:
-    fields = dataclasses.fields(step)  # type: ignore[arg-type]
-    return {"name": step.name} | {f.name: getattr(step, f.name) for f in fields}
+    values = {f.name: getattr(step, f.name) for f in dataclasses.fields(cast(Any, step))}
+    # TOML knows no null: None is the default wherever it is allowed.
+    return {"name": step.name} | {name: v for name, v in values.items() if v is not None}
 
 
 def _from_table(table: Any, where: str) -> Crop | Operation:
@@ -91,7 +92,7 @@ def _from_table(table: Any, where: str) -> Crop | Operation:
             f"{where}: no operation is called {found!r}.{did_you_mean(str(found), known)}"
         )
     kind = known[table["name"]]
-    takes = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    takes = [field.name for field in dataclasses.fields(cast(Any, kind))]
     values = {name: _frozen(value) for name, value in table.items() if name != "name"}
     for name in values:
         if name not in takes:

@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba import types
 
-from looktwice.augment.compiling import inlined, intrinsic
+from looktwice.augment.compiling import cgutils, inlined, intrinsic
 
 Bytes = npt.NDArray[np.uint8]
 Shorts = npt.NDArray[np.int16]
@@ -179,9 +179,12 @@ def _blend_span(
             level = builder.select(builder.icmp_signed("<", level, zero), zero, level)
             level = builder.select(builder.icmp_signed(">", level, top), top, level)
             results.append(builder.trunc(level, ir.VectorType(_byte, 8)))
-        halves = [_shuffled(builder, *results[i : i + 2], list(range(16))) for i in (0, 2)]
+        halves = [_shuffled(builder, results[i], results[i + 1], list(range(16))) for i in (0, 2)]
         _store(
-            builder, _shuffled(builder, *halves, list(range(SPAN))), place, ir.Constant(_long, 0)
+            builder,
+            _shuffled(builder, halves[0], halves[1], list(range(SPAN))),
+            place,
+            ir.Constant(_long, 0),
         )
         return context.get_dummy_value()
 
