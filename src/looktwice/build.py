@@ -143,6 +143,7 @@ def build(config: Config, splits: Splits) -> Training:
         seed=config.train.seed,
         threads=config.data.threads,
         max_bad=config.data.max_bad,
+        scaled_decoding=config.data.scaled_decoding,
     )
     method, encoder = _build_networks(config, splits.train.channels, device)
     if config.train.compile:

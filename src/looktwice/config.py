@@ -65,6 +65,7 @@ class DataConfig:
     max_bad: float = option(
         0.01, "share of unreadable pictures above which the run stops", low=0, high=1
     )
+    scaled_decoding: bool = option(True, "decode JPEGs no larger than the views need")
     threads: int = option(
         1, "threads that decode and augment (0: in the loop itself)", low=0, high=256
     )

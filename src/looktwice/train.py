@@ -295,7 +295,8 @@ def train_step(training: Training, batch: Batch, rate: float) -> tuple[float, fl
     method, optimizer = training.method, training.optimizer
     for group in optimizer.param_groups:
         group["lr"] = rate
-    views = torch.from_numpy(batch.views).to(training.device).permute(0, 1, 4, 2, 3)
+    (pixels,) = batch.views
+    views = torch.from_numpy(pixels).to(training.device).permute(0, 1, 4, 2, 3)
     with torch.autocast(training.device.type, torch.bfloat16, enabled=training.use_amp):
         embeddings = method.embed(training.encoder.normalize(views))
     loss = method.loss(embeddings)

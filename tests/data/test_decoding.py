@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from looktwice.data import sources
-from looktwice.data.sources import FolderSource, decode
+from looktwice.data import decoding
+from looktwice.data.decoding import decode
+from looktwice.data.sources import FolderSource
 from looktwice.errors import BadPictureError
 
 
@@ -43,7 +44,7 @@ def test_jpeg_pixels_are_pillows(subsampling, options):
     if options.get("keep_rgb") and subsampling:
         pytest.skip("RGB JPEGs are not subsampled")
     data = _encode(COLOUR, "JPEG", subsampling=subsampling, **options)
-    assert sources._decode_plain_jpeg(data, 3) is not None
+    assert isinstance(decoding.read(data, 3), decoding.Jpeg)
     assert np.array_equal(decode(data, 3), np.asarray(Image.open(io.BytesIO(data))))
 
 

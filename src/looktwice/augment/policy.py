@@ -336,6 +336,36 @@ class Policy:
         top, left, height, width = row[1:5].tolist()
         return top, left, height, width
 
+    def smallest_eighths(self, rows: Rows) -> Longs:
+        """Return how small pictures may be for the views of some rows, in eighths of their size.
+
+        Args:
+            rows: float64 (N, V, R) from `sample`.
+
+        Returns:
+            int64 (N,): for each picture the smallest k of 1-8 at which no box, k / 8 of its size,
+            is smaller than its view in either direction; 8 when one is smaller as it is.
+        """
+        sides = self._program.sizes[:, None] - _TOLERANCE
+        needed: Rows = np.ceil(8.0 * sides / rows[:, :, 3:5]).max(axis=(1, 2))
+        return np.minimum(needed, 8.0).astype(np.int64)
+
+    def rescale(self, rows: Rows, eighths: Integers, origins: Rows) -> Rows:
+        """Return rows for smaller versions of the pictures.
+
+        Args:
+            rows: float64 (N, V, R) from `sample`.
+            eighths: sizes of the versions (N,), in eighths of the pictures'.
+            origins: float64 (N, 2), row and column of the version at which the picture begins.
+
+        Returns:
+            float64 (N, V, R), whose boxes lie in the versions; nothing else is changed.
+        """
+        rescaled = rows.copy()
+        rescaled[:, :, 1:5] *= np.asarray(eighths)[:, None, None] / 8.0
+        rescaled[:, :, 1:3] += origins[:, None, :]
+        return rescaled
+
     def _results(self, pictures: Pictures, out: Out) -> tuple[Views, ...]:
         """Return the arrays to write into, one for each size."""
         self.check_channels(pictures.channels)

@@ -5,24 +5,29 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from looktwice.augment import Policy
+from looktwice.data.decoding import Decoded, Encoded, Picture, Whole
 from looktwice.data.shuffle import permute
-from looktwice.data.sources import Picture, Source
+from looktwice.data.sources import Source
 from looktwice.errors import BadPictureError, DataError, UsageError
+
+Views = NDArray[np.uint8]
+_Readable = TypeVar("_Readable", Picture, Encoded)
 
 NUM_EXAMPLES = 3
 """Bad pictures named when there are too many."""
 
 MAX_HELD = 1 << 26
-"""Bytes of decoded pictures a thread holds before it makes their views."""
+"""Bytes of pictures, decoded in full, at which a thread makes their views before it reads on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +38,14 @@ class Batch:
         step: global step, from 0.
         epoch: pass through the source, from 0.
         indices: int64 (B,), samples whose views these are.
-        views: uint8 (B, V, S, S, C).
+        views: uint8 (B, views, S, S, C), one array for each size of views, in the order of
+            `Policy.groups`.
     """
 
     step: int
     epoch: int
     indices: NDArray[np.int64]
-    views: NDArray[np.uint8]
+    views: tuple[Views, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,17 @@ class BadPicture:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A batch in the making: whose views, where they go, what was bad, whether anybody waits."""
+
+    epoch: int
+    indices: NDArray[np.int64]
+    views: tuple[Views, ...]
+    bad: dict[int, BadPicture]
+    stop: threading.Event
+
+
 class _Stopped(Exception):  # noqa: N818
     """The consumer has gone; nobody sees this."""
 
@@ -66,6 +83,10 @@ class Loader:
     the last, partial batch of an epoch is dropped. A picture that cannot be decoded is replaced
     by the next good one in the order of the source; the key of the view stays the first's.
 
+    A JPEG is decoded once for all its views. With `scaled_decoding` that is done at the smallest
+    of libjpeg's scales that pay (`decoding.FAST_EIGHTHS`) at which each crop still has the pixels
+    of its view; the crops, which are drawn first, stay the same.
+
     Args:
         source: the pictures.
         policy: makes the views.
@@ -73,6 +94,7 @@ class Loader:
         seed: of the order and of the views, 0 to 2^64 - 1.
         threads: batches worked on at once; 0 makes each in the caller when it is asked for.
         max_bad: share of the source that may be bad before the loader gives up, 0 to 1.
+        scaled_decoding: whether JPEGs are decoded no larger than the views need.
         depth: buffers, that is batches made or in the making, the consumer's included; at
             least threads + 1 are kept.
 
@@ -94,6 +116,7 @@ class Loader:
         seed: int,
         threads: int,
         max_bad: float = 0.01,
+        scaled_decoding: bool = True,
         depth: int = 3,
     ) -> None:
         _check(
@@ -108,6 +131,7 @@ class Loader:
         self._seed = seed
         self._threads = threads
         self._max_bad = max_bad
+        self._scaled_decoding = scaled_decoding
         self._num_buffers = max(depth, threads + 1) if threads else 1
 
     def batches(self, start_step: int, stop_step: int) -> Generator[Batch]:
@@ -125,16 +149,16 @@ class Loader:
         return make(range(start_step, stop_step))
 
     def _one_by_one(self, steps: range) -> Generator[Batch]:
-        buffer = self._new_buffer()
+        views = self._new_views()
         stop = threading.Event()
         for step in steps:
             began = time.perf_counter()
-            made = self._make(step, buffer, stop)
+            made = self._make(step, views, stop)
             self.waited_seconds += time.perf_counter() - began
             yield self._accept(*made)
 
     def _ahead(self, steps: range) -> Generator[Batch]:
-        buffers = [self._new_buffer() for _ in range(min(self._num_buffers, len(steps)))]
+        buffers = [self._new_views() for _ in range(min(self._num_buffers, len(steps)))]
         stop = threading.Event()
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="looktwice-loader")
         try:
@@ -153,48 +177,105 @@ class Loader:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _new_buffer(self) -> NDArray[np.uint8]:
-        side, channels = self._policy.size, self._source.channels
-        return np.empty((self._batch_size, self._policy.num_views, side, side, channels), np.uint8)
+    def _new_views(self) -> tuple[Views, ...]:
+        return tuple(
+            np.empty((self._batch_size, len(views), side, side, self._source.channels), np.uint8)
+            for side, views in self._policy.groups.items()
+        )
 
     def _make(
-        self, step: int, buffer: NDArray[np.uint8], stop: threading.Event
+        self, step: int, views: tuple[Views, ...], stop: threading.Event
     ) -> tuple[Batch, dict[int, BadPicture]]:
-        """Make the batch of a step in its buffer, with the bad pictures met on the way."""
+        """Make the views of a step in their buffers, with the bad pictures met on the way."""
         epoch, batch = divmod(step, self.steps_per_epoch)
         positions = np.arange(batch * self._batch_size, (batch + 1) * self._batch_size)
         indices = permute(len(self._source), self._seed, epoch, positions)
-        bad: dict[int, BadPicture] = {}
-        images: list[Picture] = []
-        held = done = 0
-        for position, index in enumerate(indices.tolist(), start=1):
-            if stop.is_set():
-                raise _Stopped
-            images.append(self._good_picture(index, bad))
-            held += images[-1].nbytes
-            # A batch of photographs would fill the memory; views do not depend on the layout.
-            if held > MAX_HELD or position == len(indices):
-                part = slice(done, position)
-                self._policy(
-                    images,
-                    seed=self._seed,
-                    epoch=epoch,
-                    indices=indices[part],
-                    threads=1,
-                    out=buffer[part],
-                )
-                images, held, done = [], 0, position
-        return Batch(step, epoch, indices, buffer), bad
+        task = _Task(epoch, indices, views, {}, stop)
+        if self._scaled_decoding and self._source.is_encoded:
+            self._fill(task, self._source.encoded, self._decode_and_apply)
+        else:
+            self._fill(task, self._source.image, self._apply)
+        return Batch(step, epoch, indices, views), task.bad
 
-    def _good_picture(self, index: int, bad: dict[int, BadPicture]) -> Picture:
-        """Return picture `index`, or the next good one; `bad` grows by those met before it."""
-        while True:
+    def _fill(
+        self,
+        task: _Task,
+        read: Callable[[int], _Readable],
+        make_views: Callable[[_Task, slice, list[_Readable]], None],
+    ) -> None:
+        """Read the pictures of a task and make their views, no more at once than may be held.
+
+        A batch of photographs would fill the memory; views do not depend on the layout.
+        """
+        pictures: list[_Readable] = []
+        held = done = 0
+        for position, index in enumerate(task.indices.tolist(), start=1):
+            pictures.append(self._first_good(index, read, task))
+            held += pictures[-1].nbytes
+            if held > MAX_HELD or position == len(task.indices):
+                make_views(task, slice(done, position), pictures)
+                pictures, held, done = [], 0, position
+
+    def _apply(self, task: _Task, part: slice, pictures: list[Picture]) -> None:
+        """Make the views of a part of a task from its pictures."""
+        self._policy(
+            pictures,
+            seed=self._seed,
+            epoch=task.epoch,
+            indices=task.indices[part],
+            threads=1,
+            out=tuple(views[part] for views in task.views),
+        )
+
+    def _decode_and_apply(self, task: _Task, part: slice, pictures: list[Encoded]) -> None:
+        """Make the views of a part of a task, its pictures decoded as small as that allows.
+
+        One that turns out to be damaged is looked for again, whole, as without scaling.
+        """
+        keys = task.indices[part]
+        rows = self._sample(task, keys, pictures)
+        decoded: list[Decoded] = []
+        for n, eighths in enumerate(self._policy.smallest_eighths(rows).tolist()):
+            if task.stop.is_set():
+                raise _Stopped
             try:
-                return self._source.image(index)
+                decoded.append(pictures[n].decode(eighths))
+            except ValueError:
+                whole = Whole(self._first_good(int(keys[n]), self._source.image, task))
+                rows[n] = self._sample(task, keys[n : n + 1], [whole])[0]
+                decoded.append(whole.decode())
+        self._policy.apply(
+            [one.pixels for one in decoded],
+            self._policy.rescale(
+                rows,
+                [one.eighths for one in decoded],
+                np.array([(one.top, one.left) for one in decoded]),
+            ),
+            out=tuple(views[part] for views in task.views),
+        )
+
+    def _sample(
+        self, task: _Task, keys: NDArray[np.int64], pictures: Sequence[Encoded]
+    ) -> NDArray[np.float64]:
+        return self._policy.sample(
+            seed=self._seed,
+            epoch=task.epoch,
+            indices=keys,
+            heights=[picture.height for picture in pictures],
+            widths=[picture.width for picture in pictures],
+        )
+
+    def _first_good(self, index: int, read: Callable[[int], _Readable], task: _Task) -> _Readable:
+        """Read picture `index`, or the next good one; `task.bad` grows by those met before it."""
+        while True:
+            if task.stop.is_set():
+                raise _Stopped
+            try:
+                return read(index)
             except BadPictureError as error:
-                bad[index] = BadPicture(error.identifier, error.reason)
-            if len(bad) == len(self._source):
-                self._check_bad(bad)
+                task.bad[index] = BadPicture(error.identifier, error.reason)
+            if len(task.bad) == len(self._source):
+                self._check_bad(task.bad)
             index = (index + 1) % len(self._source)
 
     def _accept(self, batch: Batch, bad: dict[int, BadPicture]) -> Batch:

@@ -7,39 +7,22 @@ import io
 import stat
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, TypeVar, final
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from looktwice.data.decoding import FORMATS, GREY_MODES, Encoded, Picture, Whole, decode, read
 from looktwice.errors import BadPictureError, DataError
 
-Picture = NDArray[np.uint8]
 Labels = NDArray[np.int64]
-
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""Pillow's decoders that may see a file; the others (EPS calls Ghostscript) never do."""
+_Made = TypeVar("_Made")
 
 NUM_PROBED: Final = 64
 """Pictures looked at to tell whether a folder is grey."""
-
-_SIXTEEN_BIT: Final = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-_GREY: Final = ("1", "L", *_SIXTEEN_BIT)
-_ORIENTATION: Final = 0x0112
-_UPRIGHT: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation (Exif 2.32, section 4.6.4) to what makes the picture upright."""
 
 
 class Source(ABC):
@@ -71,6 +54,19 @@ class Source(ABC):
         Raises:
             BadPictureError: it cannot be decoded.
         """
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether pictures have to be decoded, so that `encoded` may spare work."""
+        return False
+
+    def encoded(self, i: int) -> Encoded:
+        """Return picture i with its size known, to be decoded at the scale that is wanted.
+
+        Raises:
+            BadPictureError: its size cannot be read.
+        """
+        return Whole(self.image(i))
 
     @abstractmethod
     def identifier(self, i: int) -> str:
@@ -177,8 +173,20 @@ class FolderSource(Source):
 
     def image(self, i: int) -> Picture:
         """See `Source.image`."""
+        return self._read_as(decode, i)
+
+    @property
+    def is_encoded(self) -> bool:
+        """See `Source.is_encoded`."""
+        return True
+
+    def encoded(self, i: int) -> Encoded:
+        """See `Source.encoded`."""
+        return self._read_as(read, i)
+
+    def _read_as(self, make: Callable[[bytes, int], _Made], i: int) -> _Made:
         try:
-            return decode(_read(self._root / self._files[i]), self.channels)
+            return make(_read(self._root / self._files[i]), self.channels)
         # Decoders of untrusted bytes raise nearly anything (struct.error, KeyError, zlib.error,
         # SyntaxError, MemoryError, DecompressionBombError …); no file may end a run.
         except Exception as error:
@@ -216,6 +224,15 @@ class _Subset(Source):
         """See `Source.image`."""
         return self._source.image(int(self._indices[i]))
 
+    @property
+    def is_encoded(self) -> bool:
+        """See `Source.is_encoded`."""
+        return self._source.is_encoded
+
+    def encoded(self, i: int) -> Encoded:
+        """See `Source.encoded`."""
+        return self._source.encoded(int(self._indices[i]))
+
     def identifier(self, i: int) -> str:
         """See `Source.identifier`."""
         return self._source.identifier(int(self._indices[i]))
@@ -252,77 +269,9 @@ def probe_channels(root: Path, files: Sequence[str]) -> int:
                 modes.append("alpha" if image.has_transparency_data else image.mode)
         except Exception:  # a bad picture says nothing about colour; decoding reports it
             continue
-        if len(modes) == NUM_PROBED or modes[-1] not in _GREY:
+        if len(modes) == NUM_PROBED or modes[-1] not in GREY_MODES:
             break
-    return 1 if modes and set(modes) <= set(_GREY) else 3
-
-
-def decode(data: bytes, channels: int) -> Picture:
-    """Decode a picture into uint8 (H, W, channels), upright, alpha over white.
-
-    Raises:
-        Exception: whatever a decoder raises for bytes that are no whole picture.
-    """
-    if data[:2] == b"\xff\xd8":
-        picture = _decode_plain_jpeg(data, channels)
-        if picture is not None:
-            return picture
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        image.load()
-        turn = _UPRIGHT.get(_orientation(image))
-        pixels = np.asarray(_flatten(image, "L" if channels == 1 else "RGB"))
-    if turn is not None:
-        pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
-    return pixels.reshape(*pixels.shape[:2], channels)
-
-
-def _decode_plain_jpeg(data: bytes, channels: int) -> Picture | None:
-    """Decode an upright, undamaged RGB or grey JPEG, with Pillow's pixels; None for all others.
-
-    It is 8 times faster than Pillow at 32 px and 1.5 times at 400 px (the same libjpeg-turbo).
-    """
-    if b"Exif\0" in data or b"rientation" in data:
-        return None
-    try:
-        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=True)
-        plain = colorspace == "Gray" or (channels == 3 and colorspace in ("YCbCr", "RGB"))
-        if not plain or height * width > (Image.MAX_IMAGE_PIXELS or 0):
-            return None
-        wanted = "GRAY" if channels == 1 else "RGB"
-        pixels: Picture = simplejpeg.decode_jpeg(data, wanted, strict=True)
-    except ValueError:  # damaged: whether that matters is for Pillow to say
-        return None
-    return pixels
-
-
-def _orientation(image: Image.Image) -> int:
-    """Read the EXIF orientation, 1 for none; damaged EXIF does not make the pixels bad."""
-    try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:
-        return 1
-
-
-def _flatten(image: Image.Image, mode: str) -> Image.Image:
-    """Convert a loaded image to mode L or RGB: 16 bits scaled, transparent parts over white."""
-    if image.mode in _SIXTEEN_BIT:
-        image = _scale_16_bit(image)
-    elif image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of unknown range")
-    if image.has_transparency_data:
-        coloured = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, coloured).convert("RGB")
-    return image if image.mode == mode else image.convert(mode)
-
-
-def _scale_16_bit(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError(
-            f"its grey levels run from {values.min()} to {values.max()}, not 0 to 65535"
-        )
-    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    return 1 if modes and set(modes) <= set(GREY_MODES) else 3
 
 
 def _read(path: Path) -> bytes:
