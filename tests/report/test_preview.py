@@ -11,7 +11,7 @@ from looktwice.augment import policy as named_policy
 from looktwice.data import ArraySource, Splits
 from looktwice.errors import BadPictureError, DataError, RunError, UsageError
 from looktwice.report import view_pairs, write_preview
-from looktwice.report.preview import CELL, GAP
+from looktwice.report.sheet import CELL, GAP
 
 
 def test_views_are_those_of_training(splits: Splits, policy: Policy) -> None:
