@@ -19,8 +19,16 @@ from looktwice.augment.operations.colour import (
 )
 from looktwice.augment.operations.crop import CenterCrop, Crop, RandomResizedCrop, Resize
 from looktwice.augment.operations.geometry import HorizontalFlip
+from looktwice.augment.operations.tones import (
+    AutoContrast,
+    Equalize,
+    Invert,
+    Posterize,
+    Solarize,
+)
 
 __all__ = [
+    "AutoContrast",
     "Box",
     "Brightness",
     "BrightnessContrast",
@@ -29,16 +37,20 @@ __all__ = [
     "Contrast",
     "Crop",
     "Draw",
+    "Equalize",
     "GaussianBlur",
     "Grayscale",
     "HorizontalFlip",
     "Hue",
     "Interpolation",
+    "Invert",
     "Operation",
+    "Posterize",
     "RandomResizedCrop",
     "Resize",
     "Saturation",
     "Sepia",
+    "Solarize",
     "Uniform",
     "Whole",
 ]
