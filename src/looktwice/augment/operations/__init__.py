@@ -18,7 +18,14 @@ from looktwice.augment.operations.colour import (
     Sepia,
 )
 from looktwice.augment.operations.crop import CenterCrop, Crop, RandomResizedCrop, Resize
-from looktwice.augment.operations.geometry import HorizontalFlip
+from looktwice.augment.operations.filters import GaussianNoise, Sharpness, Sobel
+from looktwice.augment.operations.geometry import (
+    Cutout,
+    HorizontalFlip,
+    QuarterTurn,
+    RandomErasing,
+    Rotation,
+)
 from looktwice.augment.operations.tones import (
     AutoContrast,
     Equalize,
@@ -36,9 +43,11 @@ __all__ = [
     "ColorJitter",
     "Contrast",
     "Crop",
+    "Cutout",
     "Draw",
     "Equalize",
     "GaussianBlur",
+    "GaussianNoise",
     "Grayscale",
     "HorizontalFlip",
     "Hue",
@@ -46,10 +55,15 @@ __all__ = [
     "Invert",
     "Operation",
     "Posterize",
+    "QuarterTurn",
+    "RandomErasing",
     "RandomResizedCrop",
     "Resize",
+    "Rotation",
     "Saturation",
     "Sepia",
+    "Sharpness",
+    "Sobel",
     "Solarize",
     "Uniform",
     "Whole",

@@ -55,7 +55,7 @@ _ORDERS: Final = np.array(JITTER_ORDERS, dtype=np.int64)
 
 
 @intrinsic
-def _multiply_add(_typing: Any, a: Any, b: Any, c: Any) -> Any:
+def multiply_add(_typing: Any, a: Any, b: Any, c: Any) -> Any:
     """Return a * b + c, rounded once, on every machine."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
@@ -75,8 +75,8 @@ def _byte(value: np.float32) -> np.uint8:
 @inlined
 def _luma(red: np.uint8, green: np.uint8, blue: np.uint8) -> np.int32:
     light = np.float32(red) * _RED
-    light = _multiply_add(np.float32(green), _GREEN, light)
-    return np.int32(_multiply_add(np.float32(blue), _BLUE, light))
+    light = multiply_add(np.float32(green), _GREEN, light)
+    return np.int32(multiply_add(np.float32(blue), _BLUE, light))
 
 
 @inlined
@@ -107,7 +107,7 @@ def contrast(planes: Bytes, factor: np.float32, rest: np.float32) -> None:
     mean = _mean_luma(planes)
     flat = planes.reshape(-1)
     for i in range(flat.size):
-        flat[i] = _byte(_multiply_add(mean, rest, np.float32(flat[i]) * factor))
+        flat[i] = _byte(multiply_add(mean, rest, np.float32(flat[i]) * factor))
 
 
 @inlined
@@ -116,9 +116,9 @@ def saturate(planes: Bytes, factor: np.float32, rest: np.float32) -> None:
     red, green, blue = planes[0], planes[1], planes[2]
     for i in range(red.size):
         luma = np.float32(_luma(red[i], green[i], blue[i]))
-        red[i] = _byte(_multiply_add(luma, rest, np.float32(red[i]) * factor))
-        green[i] = _byte(_multiply_add(luma, rest, np.float32(green[i]) * factor))
-        blue[i] = _byte(_multiply_add(luma, rest, np.float32(blue[i]) * factor))
+        red[i] = _byte(multiply_add(luma, rest, np.float32(red[i]) * factor))
+        green[i] = _byte(multiply_add(luma, rest, np.float32(green[i]) * factor))
+        blue[i] = _byte(multiply_add(luma, rest, np.float32(blue[i]) * factor))
 
 
 @inlined
