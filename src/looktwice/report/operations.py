@@ -12,22 +12,34 @@ from typing import Any, Final, cast
 import numpy as np
 
 from looktwice.augment import (
+    AutoContrast,
     Brightness,
     BrightnessContrast,
     CenterCrop,
     ColorJitter,
     Contrast,
     Crop,
+    Cutout,
+    Equalize,
     GaussianBlur,
+    GaussianNoise,
     Grayscale,
     HorizontalFlip,
     Hue,
+    Invert,
     Operation,
     Policy,
+    Posterize,
+    QuarterTurn,
+    RandomErasing,
     RandomResizedCrop,
     Resize,
+    Rotation,
     Saturation,
     Sepia,
+    Sharpness,
+    Sobel,
+    Solarize,
 )
 from looktwice.report.numbers import drawn, plural
 from looktwice.report.pictures import Thumbnail, thumbnail
@@ -47,6 +59,10 @@ EXAMPLES: Final[Mapping[type[Any], Sequence[Step]]] = {
     CenterCrop: [CenterCrop(SIDE, resize=v) for v in (128, 160, 192, 256, 384)],
     Resize: [Resize(v) for v in (128, 64, 32, 16, 8)],
     HorizontalFlip: [HorizontalFlip()],
+    QuarterTurn: [QuarterTurn()] * 4,
+    Rotation: [Rotation((v, v)) for v in (-10.0, 10.0, 20.0, 30.0, 45.0)],
+    Cutout: [Cutout((v, v)) for v in (0.1, 0.2, 0.3, 0.4, 0.5)],
+    RandomErasing: [RandomErasing((v, v)) for v in (0.02, 0.05, 0.1, 0.2, 0.33)],
     ColorJitter: [ColorJitter(v, v, v, v / 4) for v in (0.2, 0.4, 0.6, 0.8, 1.0)],
     Brightness: [Brightness((v, v)) for v in (0.3, 0.6, 0.8, 1.4, 2.0)],
     Contrast: [Contrast((v, v)) for v in (0.0, 0.4, 0.7, 1.5, 2.5)],
@@ -58,7 +74,15 @@ EXAMPLES: Final[Mapping[type[Any], Sequence[Step]]] = {
     ],
     Grayscale: [Grayscale()],
     Sepia: [Sepia()],
+    Invert: [Invert()],
+    Solarize: [Solarize(v) for v in (224, 192, 128, 64, 0)],
+    Posterize: [Posterize(v) for v in (5, 4, 3, 2, 1)],
+    Equalize: [Equalize()],
+    AutoContrast: [AutoContrast()],
     GaussianBlur: [GaussianBlur((v, v)) for v in (0.5, 1.0, 1.5, 2.0, 4.0)],
+    Sharpness: [Sharpness((v, v)) for v in (0.0, 0.5, 2.0, 5.0, 10.0)],
+    GaussianNoise: [GaussianNoise((v, v)) for v in (0.02, 0.05, 0.1, 0.2, 0.4)],
+    Sobel: [Sobel()],
 }
 """What the gallery shows of every operation, weak to strong: to add one, add its line.
 
@@ -109,11 +133,13 @@ def first_sentence(kind: type[Any]) -> str:
 
 def _examples(steps: Sequence[Step], picture: Pixels) -> tuple[Example, ...]:
     policy = Policy(tuple(_alone(step) for step in steps))
-    told = [
-        (view, (*_settings(step, steps, view), *tell(_numbers(view))))
-        for step, view in zip(steps, _views(policy, picture), strict=True)
-    ]
-    return tuple(Example(view.pixels, captions) for view, captions in told)
+    views = _views(policy, picture)
+    if all(step == steps[0] for step in steps):  # chance alone tells them apart
+        views = sorted(views, key=lambda view: tuple(_numbers(view).values()))
+    return tuple(
+        Example(view.pixels, (*_settings(step, steps, view), *tell(_numbers(view))))
+        for step, view in zip(steps, views, strict=True)
+    )
 
 
 def _alone(step: Step) -> tuple[Step, ...]:
@@ -123,7 +149,7 @@ def _alone(step: Step) -> tuple[Step, ...]:
     return (CenterCrop(SIDE), cast(Operation, dataclasses.replace(cast(Any, step), p=1.0)))
 
 
-def _views(policy: Policy, picture: Pixels) -> tuple[View, ...]:
+def _views(policy: Policy, picture: Pixels) -> Sequence[View]:
     """Return the views of one picture, their numbers unlike those before them where they can be."""
     height, width = picture.shape[:2]
     sampled = policy.sample(
