@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from looktwice.augment.operations.base import Box, Draw, Interpolation, Operation, Uniform, Whole
 from looktwice.augment.operations.blur import GaussianBlur
+from looktwice.augment.operations.clahe import CLAHE
 from looktwice.augment.operations.colour import (
     Brightness,
     BrightnessContrast,
@@ -35,6 +36,7 @@ from looktwice.augment.operations.tones import (
 )
 
 __all__ = [
+    "CLAHE",
     "AutoContrast",
     "Box",
     "Brightness",
