@@ -24,7 +24,7 @@ from looktwice.augment import policy as named_policy
 from looktwice.config import Config
 from looktwice.data import ArraySource, Splits
 from looktwice.errors import BadPictureError, DataError, RunError, UsageError
-from looktwice.report import boxes, preview_file, run, view_pairs, write_preview
+from looktwice.report import View, boxes, preview_file, run, view_pairs, write_preview
 from looktwice.report.numbers import drawn
 from looktwice.report.preview_page import render_preview
 from looktwice.report.sheet import CELL, GAP, draw_preview
@@ -70,6 +70,25 @@ def test_words(splits: Splits) -> None:
     colours = ArraySource(np.zeros((3, 30, 40, 3), np.uint8))
     spoken = view_pairs(colours, always, 1)[0].views[0].in_words
     assert {"hue", "saturation", "gray"} <= {word.split()[0] for word in spoken}
+
+
+def test_words_of_operations_with_names_for_their_numbers() -> None:
+    operations = (
+        ("crop", {"top": 1.0, "left": 2.0, "height": 3.0, "width": 4.0}),
+        ("autoaugment", {"solarize": 128.0}),
+        ("erasing", {"top": 5.0, "left": 6.0, "height": 7.0, "width": 8.0}),
+        ("cutout", {"side": 0.25, "row": 3.0}),
+        ("rotation", {"degrees": -12.5}),
+        ("invert", {}),
+    )
+    view = View(np.zeros((4, 4, 3), np.uint8), (1, 2, 3, 4), operations)
+    assert [words.replace("\N{NO-BREAK SPACE}", " ") for words in view.in_words] == [
+        "autoaugment solarize 128",
+        "erasing 8 × 7 at 6, 5",
+        "cutout side 0.25, row 3",
+        "rotation −12.50",
+        "invert",
+    ]
 
 
 def test_fewer_pictures_than_asked(policy: Policy) -> None:

@@ -12,6 +12,8 @@ from typing import Any, Final, cast
 import numpy as np
 
 from looktwice.augment import (
+    CLAHE,
+    AutoAugment,
     AutoContrast,
     Brightness,
     BrightnessContrast,
@@ -79,10 +81,12 @@ EXAMPLES: Final[Mapping[type[Any], Sequence[Step]]] = {
     Posterize: [Posterize(v) for v in (5, 4, 3, 2, 1)],
     Equalize: [Equalize()],
     AutoContrast: [AutoContrast()],
+    CLAHE: [CLAHE((v, v)) for v in (1.0, 2.0, 4.0, 8.0, 40.0)],
     GaussianBlur: [GaussianBlur((v, v)) for v in (0.5, 1.0, 1.5, 2.0, 4.0)],
     Sharpness: [Sharpness((v, v)) for v in (0.0, 0.5, 2.0, 5.0, 10.0)],
     GaussianNoise: [GaussianNoise((v, v)) for v in (0.02, 0.05, 0.1, 0.2, 0.4)],
     Sobel: [Sobel()],
+    AutoAugment: [AutoAugment()] * 5,
 }
 """What the gallery shows of every operation, weak to strong: to add one, add its line.
 
@@ -163,7 +167,8 @@ def _views(policy: Policy, picture: Pixels) -> Sequence[View]:
     shown: list[object] = []
     for view in range(policy.num_views):
         numbers = [policy.describe(row, view) for row in sampled[:, view]]
-        chosen = next((i for i, told in enumerate(numbers) if told not in shown), 0)
+        telling = (i for i, told in enumerate(numbers) if told[-1][1] and told not in shown)
+        chosen = next(telling, 0)
         shown.append(numbers[chosen])
         rows[0, view] = sampled[chosen, view]
     return made_views(policy, rows[0], policy.apply([picture], rows), 0)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from looktwice.data import Source
 
 COLOUR_ONLY = ("saturation", "hue", "gray")
+SELF_EVIDENT = frozenset({"factor", "shift", "sigma", "degrees"})  # beside an operation's name
 TRIES = 4  # candidates for each picture that is asked for: unreadable ones are passed over
 FIRST = 100  # pictures among which one must be readable
 
@@ -83,7 +84,7 @@ def _parts(name: str, values: dict[str, float]) -> list[tuple[str, ...]]:
     """Return an operation as its words; the jitter's parts are operations of their own."""
     if name == "jitter":
         return [(part, drawn(value)) for part, value in values.items()]
-    if len(values) == 1:
+    if len(values) == 1 and values.keys() <= SELF_EVIDENT:
         return [(name, *map(drawn, values.values()))]
     return [(name, ", ".join(tell(values)))] if values else [(name,)]
 

@@ -5,6 +5,7 @@ To add an operation: its dataclass and its kernel in the file of its kind, its n
 
 from __future__ import annotations
 
+from looktwice.augment.operations.autoaugment import AutoAugment
 from looktwice.augment.operations.base import Box, Draw, Interpolation, Operation, Uniform, Whole
 from looktwice.augment.operations.blur import GaussianBlur
 from looktwice.augment.operations.clahe import CLAHE
@@ -37,6 +38,7 @@ from looktwice.augment.operations.tones import (
 
 __all__ = [
     "CLAHE",
+    "AutoAugment",
     "AutoContrast",
     "Box",
     "Brightness",
