@@ -12,7 +12,7 @@ from looktwice.errors import LooktwiceError, UsageError
 
 COMMANDS = {
     "demo": "Train, prove and report on the pictures that come with looktwice.",
-    "preview": "Draw pictures, their crop boxes and the views that come out.",
+    "preview": "Draw pictures, their crop boxes and the views that come out: a PNG and a page.",
     "pretrain": "Learn an encoder from unlabelled pictures.",
     "resume": "Continue a run to the end it was started for, exactly as if it had not stopped.",
     "eval": "Prove an encoder: k-NN, linear probe and few labels, beside two baselines.",

@@ -144,17 +144,29 @@ def preview(
     *,
     recipe: Recipe = None,
     config: ConfigFile = None,
-    out: Annotated[Path | None, Parameter(alias="-o", help="new PNG (preview-001.png, …)")] = None,
+    out: Annotated[
+        Path | None,
+        Parameter(alias="-o", help="new PNG or HTML, the other beside it (preview-001, …)"),
+    ] = None,
     count: Annotated[int, Parameter(alias="-n", help="pictures")] = 8,
+    epoch: Annotated[int, Parameter(help="epoch whose views are drawn")] = 0,
+    operations: Annotated[
+        bool, Parameter(help="every operation at several strengths, on one picture")
+    ] = False,
     json_: Json = False,
     flags: Settings = _NO_FLAGS,
 ) -> None:
-    """Draw pictures, their crop boxes and the views that come out."""
-    from looktwice.report import preview_file
+    """Draw pictures, their crop boxes and the views that come out: a PNG and an offline page."""
+    from looktwice.report import operations_file, preview_file
 
     resolved = configuration.resolve(recipe=recipe, file=config, flags=_typed(flags))
-    picture = preview_file(resolved, out, count=count)
-    _finish({"preview": str(picture)}, [f"preview: {picture}"], as_json=json_)
+    picture, page = (
+        operations_file(resolved, out)
+        if operations
+        else preview_file(resolved, out, count=count, epoch=epoch)
+    )
+    lines = [f"preview: {picture}", f"page:    {page}"]
+    _finish({"preview": str(picture), "page": str(page)}, lines, as_json=json_)
 
 
 def demo(

@@ -85,6 +85,7 @@ def test_usage_errors_are_one_line_and_exit_2(capsys, arguments, message):
 def test_failures_are_one_line_and_exit_1(capsys, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").write_text("x")
+    (tmp_path / "file.png").write_text("x")
     for arguments, message in [
         (["pretrain", "-d", tmp_path / "missing"], "missing': check the path"),
         (["pretrain", "-d", tmp_path / "empty"], "0 pictures"),
@@ -92,7 +93,7 @@ def test_failures_are_one_line_and_exit_1(capsys, tmp_path):
         (["resume", tmp_path / "none"], "no such folder"),
         (["eval", tmp_path / "empty"], "no config.toml"),
         (["report", tmp_path / "file.txt"], "no config.toml"),
-        (["preview", "-d", "fashion-mnist-10k", "-o", tmp_path / "file.txt"], "exists already"),
+        (["preview", "-d", "fashion-mnist-10k", "-o", tmp_path / "file.png"], "exists already"),
     ]:
         code, text = error_of(capsys, *arguments)
         assert code == 1, text
@@ -183,12 +184,19 @@ def test_bad_pictures_are_listed_or_stop_the_run(capsys, folder, tmp_path):
     assert json.loads((out / "summary.json").read_text())["bad_pictures"] == len(records) > 0
 
 
-def test_preview_writes_a_new_picture(capsys, folder, tmp_path, monkeypatch):
+def test_preview_writes_a_new_picture_and_page(capsys, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number in (1, 2):
         assert main(["preview", "-d", str(folder), "-n", "2", "--size", "16"]) == 0
         with Image.open(tmp_path / f"preview-00{number}.png") as sheet:
             assert sheet.width > 32
+        assert f"page:    preview-00{number}.html" in capsys.readouterr().out
+    given = ["preview", "-d", str(folder), "-n", "1", "--epoch", "4", "-o", "v.html", "--json"]
+    assert main(given) == 0
+    assert json.loads(capsys.readouterr().out) == {"preview": "v.png", "page": "v.html"}
+    assert "epoch 4" in (tmp_path / "v.html").read_text()
+    code, text = error_of(capsys, *given[:5], "--epoch", "-1")
+    assert (code, "epoch must be" in text) == (2, True), text
 
 
 def test_ctrl_c_exits_130_and_names_the_next_command(tmp_path):

@@ -9,11 +9,14 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from looktwice.augment import Policy
-from looktwice.data import Splits
-from looktwice.report import write_report
+from looktwice.augment import Policy, RandomResizedCrop
+from looktwice.data import ArraySource, Splits
+from looktwice.report import view_pairs, write_report
+from looktwice.report.operations import SIDE, Example, Line, render_operations
+from looktwice.report.preview_page import render_preview
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -45,6 +48,27 @@ def page(make_run: Callable[..., Path], splits: Splits, policy: Policy) -> Path:
     return write_report(make_run(), splits=splits, policy=policy)
 
 
+@pytest.fixture
+def preview_page(tmp_path: Path, hostile: tuple[str, ...]) -> Path:
+    """A page of wide pictures with eight views each, and a hostile name."""
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 90, 200, 3), np.uint8)
+    source = ArraySource(pictures, name=hostile[1] + hostile[-1])
+    policy = Policy(((RandomResizedCrop(96),),) * 8)
+    page = tmp_path / "preview.html"
+    page.write_text(render_preview(view_pairs(source, policy, 3), source, policy, seed=0, epoch=0))
+    return page
+
+
+@pytest.fixture
+def operations_page(tmp_path: Path) -> Path:
+    pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
+    examples = (Example(pixels, ("brightness 0.50", "123.45 × 67.89 at 10.11, 12.13")),) * 5
+    line = Line("BrightnessContrast", "Turn `v` into " + "w" * 80, pixels, examples)
+    page = tmp_path / "operations.html"
+    page.write_text(render_operations([line], "a drawn scene"))
+    return page
+
+
 Browse = Callable[[Path], tuple[str, list[str]]]
 
 
@@ -64,8 +88,21 @@ def test_policy_stops_scripts_and_requests(page: Path, browse: Browse) -> None:
     assert sum("Content Security Policy" in line for line in console) == 2
 
 
+@pytest.mark.parametrize("name", ["preview_page", "operations_page"])
+def test_other_pages_open_without_a_word(
+    name: str, browse: Browse, request: pytest.FixtureRequest
+) -> None:
+    _, console = browse(request.getfixturevalue(name))
+    assert console == []
+
+
 @pytest.mark.parametrize(
-    ("name", "width"), [("page", 360), ("page", 700), ("page", 1280), ("hostile_page", 360)]
+    ("name", "width"),
+    [
+        *((name, 360) for name in ("page", "hostile_page", "preview_page", "operations_page")),
+        *((name, 1280) for name in ("page", "preview_page", "operations_page")),
+        ("page", 700),
+    ],
 )
 def test_never_scrolls_sideways(
     name: str, width: int, browse: Browse, request: pytest.FixtureRequest

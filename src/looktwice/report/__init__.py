@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from looktwice.report.page import write_report
-from looktwice.report.preview import View, ViewSet, view_pairs, write_preview
-from looktwice.report.run import preview_file, report_run
+from looktwice.report.preview import View, ViewSet, view_pairs
+from looktwice.report.run import operations_file, preview_file, report_run
+from looktwice.report.sheet import write_preview
 
 __all__ = [
     "View",
     "ViewSet",
+    "operations_file",
     "preview_file",
     "report_run",
     "view_pairs",

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from looktwice.errors import BadPictureError
-from looktwice.report.pictures import SHOWN, Pixels, Thumbnail, thumbnail
+from looktwice.report.boxes import Stroke, badge_width, place_badges, stroke
+from looktwice.report.pictures import SHOWN, Thumbnail, thumbnail
 from looktwice.report.preview import ViewSet, view_pairs
 from looktwice.report.record import Record
 
@@ -20,24 +21,43 @@ VIEWS_SHOWN = 112  # pixels: height of pictures beside their views
 NEIGHBOURS = 5
 GAP = 8  # pixels between pictures of a line, at most
 
-Box = tuple[float, float, float, float]
+
+@dataclass(frozen=True)
+class Frame:
+    """A crop on its picture; all places and sizes in % of the picture.
+
+    Attributes:
+        left: of the crop, as `top`, `width` and `height`.
+        badge: left and top of its number.
+        stroke: how it is drawn.
+    """
+
+    left: float
+    top: float
+    width: float
+    height: float
+    badge: tuple[float, float]
+    stroke: Stroke
 
 
 @dataclass(frozen=True)
 class ShownView:
-    """A view, and the operations that made it."""
+    """A view, its crop, the operations that made it, and its side in pixels."""
 
     thumbnail: Thumbnail
+    crop: str
     words: tuple[str, ...]
+    size: int
+    stroke: Stroke
 
 
 @dataclass(frozen=True)
 class ShownSet:
-    """A picture, its views, and their crops: (left, top, width, height) in % of the picture."""
+    """A picture, its views, and their crops."""
 
     name: str
     picture: Thumbnail
-    boxes: tuple[Box, ...]
+    frames: tuple[Frame, ...]
     views: tuple[ShownView, ...]
 
     @property
@@ -83,15 +103,31 @@ def view_sets(splits: Splits | None, policy: Policy | None, seed: int) -> list[S
     """Return training pictures with their views, none without data and policy."""
     if splits is None or policy is None:
         return []
-    return [
-        ShownSet(
-            name=_name(splits.train, one.index),
-            picture=_large(one.picture),
-            boxes=tuple(_relative_box(one, number) for number in range(len(one.views))),
-            views=tuple(ShownView(_large(view.pixels), view.in_words) for view in one.views),
-        )
-        for one in view_pairs(splits.train, policy, VIEW_SETS, seed)
-    ]
+    sets = view_pairs(splits.train, policy, VIEW_SETS, seed)
+    heights = (VIEWS_SHOWN, SHOWN)
+    return [show_set(one, _name(splits.train, one.index), heights, heights) for one in sets]
+
+
+def show_set(
+    one: ViewSet, name: str, heights: tuple[int, int], view_heights: tuple[int, int]
+) -> ShownSet:
+    """Return a picture with its views, each with its heights in pixels, wide and on a telephone."""
+    picture = thumbnail(one.picture, *heights)
+    return ShownSet(
+        name=name,
+        picture=picture,
+        frames=_frames(one, picture.narrow_width),
+        views=tuple(
+            ShownView(
+                thumbnail=thumbnail(view.pixels, *view_heights),
+                crop=view.crop_in_words,
+                words=view.in_words,
+                size=view.pixels.shape[0],
+                stroke=stroke(number),
+            )
+            for number, view in enumerate(one.views)
+        ),
+    )
 
 
 def strips(evaluation: Record | None, splits: Splits | None) -> list[Strip]:
@@ -103,14 +139,30 @@ def strips(evaluation: Record | None, splits: Splits | None) -> list[Strip]:
     return [_strip(query, classes, splits, splits.test) for query in queries]
 
 
-def _large(pixels: Pixels) -> Thumbnail:
-    return thumbnail(pixels, shown=VIEWS_SHOWN, narrow=SHOWN)
-
-
-def _relative_box(one: ViewSet, view: int) -> Box:
-    top, left, height, width = one.views[view].box
+def _frames(one: ViewSet, shown_width: int) -> tuple[Frame, ...]:
+    """Return the crops; their numbers keep apart where the picture is shown smallest."""
     rows, columns = one.picture.shape[:2]
-    return 100 * left / columns, 100 * top / rows, 100 * width / columns, 100 * height / rows
+    scale = shown_width / columns
+    boxes = [view.box for view in one.views]
+    badges = place_badges(
+        [(top * scale, left * scale, height * scale, width * scale)
+         for top, left, height, width in boxes],
+        rows * scale, shown_width, [badge_width(number) for number in range(len(boxes))],
+    )  # fmt: skip
+    across, down = 100 / columns, 100 / rows
+    return tuple(
+        Frame(
+            left=left * across,
+            top=top * down,
+            width=width * across,
+            height=height * down,
+            badge=(x / scale * across, y / scale * down),
+            stroke=stroke(number),
+        )
+        for number, ((top, left, height, width), (x, y)) in enumerate(
+            zip(boxes, badges, strict=True)
+        )
+    )
 
 
 def _name(source: Source, index: int) -> str:

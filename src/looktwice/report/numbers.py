@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 MINUS = "\N{MINUS SIGN}"
+NBSP = "\N{NO-BREAK SPACE}"
 
 
 def decimals(interval: Sequence[float] | None) -> int:
@@ -39,6 +40,16 @@ def interval(bounds: Sequence[float], places: int, *, signed: bool = False) -> s
 def fixed(value: float, places: int = 2) -> str:
     """Return −3.0617 as ``−3.06``."""
     return f"{value:.{places}f}".replace("-", MINUS)
+
+
+def drawn(value: float) -> str:
+    """Return a sampled number: 3 as ``3``, 1.2064 as ``1.21``, −0.0312 as ``−0.031``."""
+    if value == round(value):
+        return str(round(value)).replace("-", MINUS)
+    if value == round(value, 2):
+        return fixed(value)
+    size = math.floor(math.log10(abs(value)))
+    return fixed(value, min(4, max(2, 1 - size)))
 
 
 def count(number: float) -> str:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import jinja2
-
-from looktwice.report import figures, gallery, numbers, words
-from looktwice.report.preview import write_preview
+from looktwice.report import figures, gallery, words
 from looktwice.report.record import Record, RunRecord, read_run
+from looktwice.report.sheet import write_preview
+from looktwice.report.templating import render_page
 from looktwice.storage import write_atomic
 
 if TYPE_CHECKING:
@@ -21,13 +18,6 @@ if TYPE_CHECKING:
 
 MATRIX_UP_TO = 12  # classes: more do not fit a telephone's width as numbers
 CONFUSIONS = 5
-BAD_FILES_SHOWN = 200
-UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls, but for tab and newline
-    "\u2028\u2029\u202a-\u202e\u2066-\u2069"  # line separators, embeddings, overrides, isolates
-    "\ud800-\udfff]"  # what os.fsdecode makes of bytes that are not UTF-8
-)
-NAME_LENGTH = 60  # letters of a class or file name before its middle is left out
 
 
 def write_report(run: Path, *, splits: Splits | None, policy: Policy | None) -> Path:
@@ -57,8 +47,8 @@ def write_report(run: Path, *, splits: Splits | None, policy: Policy | None) -> 
 def render(run: RunRecord, splits: Splits | None, policy: Policy | None) -> str:
     """Return the page's text."""
     evaluation = run.evaluation
-    template = _templates().get_template("report.html.j2")
-    return template.render(
+    return render_page(
+        "report.html.j2",
         run=run,
         name=run.folder.resolve().name,
         verdict=words.verdict(run),
@@ -112,48 +102,3 @@ def _confusion(evaluation: Record) -> _Confusion | None:
             for number, true, taken in mistakes[:CONFUSIONS]
         ),
     )
-
-
-def shorten(text: str, length: int = NAME_LENGTH) -> str:
-    """Return a name without its middle when it is longer than ``length`` letters."""
-    half = length // 2
-    return text if len(text) <= length else f"{text[:half]}…{text[-half:]}"
-
-
-def printable(value: object) -> object:
-    """Return text with control letters, bidi overrides and stray surrogates shown as escapes.
-
-    What is left can be written as UTF-8 and cannot reorder the text around it.
-    """
-    if not isinstance(value, str) or hasattr(value, "__html__"):
-        return value
-    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), value)
-
-
-@functools.cache
-def _templates() -> jinja2.Environment:
-    templates = jinja2.Environment(
-        autoescape=True,
-        finalize=printable,
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    helpers: dict[str, Any] = {
-        "count": numbers.count,
-        "decimals": numbers.decimals,
-        "interval": numbers.interval,
-        "percent": numbers.percent,
-        "points": numbers.points,
-        "row_name": figures.row_name,
-        "short": numbers.short,
-        "shorten": shorten,
-    }
-    templates.filters.update(helpers)
-    templates.globals.update(
-        bad_files_shown=BAD_FILES_SHOWN,
-        line_widths=gallery.line_widths,
-        panel_height=figures.PANEL_HEIGHT,
-    )
-    return templates

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from looktwice.report import numbers
 from looktwice.report.figures import row_name
+from looktwice.report.numbers import NBSP
 from looktwice.report.record import Record, RunRecord, finite
 
-NBSP = "\N{NO-BREAK SPACE}"
 SHORT_RUN = 10  # epochs below which a run is called short
 FEW_TEST_PICTURES = 500  # below this an interval is wider than most differences
 
