@@ -1,7 +1,9 @@
 """JPEGs decoded no larger than their views need, against libjpeg's scales and full decoding."""
 
+import contextlib
 import io
 import threading
+import time
 from fractions import Fraction
 
 import numpy as np
@@ -355,11 +357,11 @@ def test_switched_off_views_are_the_policys_own(tmp_path):
     assert same[order == 9].all()  # the PNG
 
 
-def test_crops_smaller_than_views_are_the_same_bits(tmp_path):
+def test_crops_smaller_than_views_are_the_same_bits_in_every_epoch(tmp_path):
     source, views = _mixed(tmp_path), policy("simclr", size=224)
-    ((scaled,),) = _views(source, views)
-    ((full,),) = _views(source, views, scaled_decoding=False)
-    assert np.array_equal(scaled, full)
+    scaled = _views(source, views, 0, 3)
+    assert np.array_equal(scaled, _views(source, views, 0, 3, scaled_decoding=False))
+    assert not np.array_equal(scaled[0], scaled[1])
 
 
 def test_views_of_several_sizes(tmp_path):
@@ -444,24 +446,19 @@ def test_damage_that_pillow_reads_past_is_not_bad(tmp_path):
 
 
 def test_the_caller_may_leave_while_pictures_are_decoded(tmp_path, monkeypatch):
-    source = _mixed(tmp_path)
-    begun, leave = threading.Event(), threading.Event()
-    decoded = []
+    decoded, second = [], threading.Event()
     whole = Jpeg.decode
 
     def slow(self, eighths):
         decoded.append(eighths)
-        begun.set()
-        leave.wait(10)
+        if len(decoded) > 5:  # of the second batch
+            second.set()
+            time.sleep(0.3)
         return whole(self, eighths)
 
     monkeypatch.setattr(Jpeg, "decode", slow)
-    made = Loader(source, PLAIN, batch_size=10, seed=3, threads=1, depth=1)
-    batches = made.batches(0, 1)
-    stopping = threading.Timer(0.05, leave.set)
-    waiting = threading.Thread(target=lambda: list(batches), daemon=True)
-    waiting.start()
-    begun.wait(10)
-    stopping.start()
-    waiting.join(10)
-    assert len(decoded) == 9
+    made = Loader(_mixed(tmp_path), PLAIN, batch_size=5, seed=3, threads=1, depth=2)
+    with contextlib.closing(made.batches(0, 2)) as batches:
+        next(batches)
+        assert second.wait(10)
+    assert len(decoded) < 9  # of 9 JPEGs and a PNG
