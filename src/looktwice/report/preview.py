@@ -95,7 +95,8 @@ def view_pairs(
     """Return ``count`` pictures, drawn by seed, with the views of one epoch.
 
     Of labelled pictures every class that was drawn comes once before any comes twice.
-    The views are those that training with this seed would see in this epoch.
+    The views are those that training with this seed would see in this epoch, of pictures decoded in
+    full.
 
     Raises:
         UsageError: count is below 1.
