@@ -34,6 +34,8 @@ Matrix = tuple[float, float, float, float, float, float]
 _ZERO: Final = np.float32(0.0)
 _HALF: Final = np.float32(0.5)
 _ONE: Final = np.float32(1.0)
+# Up to this side torch multiplies the grid's matrices without fused sums.
+_UNFUSED: Final = 8
 
 
 @kernel
@@ -81,9 +83,12 @@ def _position(
     """Return one coordinate, in pixels of the source, of a pixel (x, y) counted from the centre.
 
     `row` is one of the matrix's, in half sides. This is torchvision's `_affine_grid` followed by
-    torch's `grid_sample`, whose sums are fused; elsewhere a tie would go to another pixel.
+    torch's `grid_sample`, most of whose sums are fused; otherwise ties would go to other pixels.
     """
-    grid = multiply_add(y, row[1], x * row[0]) + row[2]
+    if size > _UNFUSED:
+        grid = multiply_add(y, row[1], x * row[0]) + row[2]
+    else:
+        grid = (x * row[0] + y * row[1]) + row[2]
     position: np.float32 = multiply_add(grid + _ONE, np.float32(0.5 * size), -_HALF)
     return position
 
@@ -172,7 +177,7 @@ def _affine_bilinear(planes: Bytes, source: Bytes, matrix: Matrix, fill: np.floa
                 value = multiply_add(np.float32(source[upper + right]), ne, value)
                 value = multiply_add(np.float32(source[lower + left]), sw, value)
                 value = multiply_add(np.float32(source[lower + right]), se, value)
-                value = multiply_add(value - fill, share, fill)
+                value = (value - fill) * share + fill
                 planes[c, line, column] = np.uint8(np.int32(np.rint(value)))
 
 
