@@ -120,6 +120,27 @@ def pointer(_typing: Any, address: Any) -> Any:
     return types.voidptr(address), generate
 
 
+def _view(context: Any, builder: Any, kind: Any, data: Any, shape: list[Any], owner: Any) -> Any:
+    """Return a contiguous array of Numba's type `kind` over memory that another array owns."""
+    size = context.get_constant(
+        types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype))
+    )
+    strides = [size]
+    for length in reversed(shape[1:]):
+        strides.insert(0, builder.mul(length, strides[0]))
+    result = context.make_array(kind)(context, builder)
+    pointer_type = context.get_data_type(kind.dtype).as_pointer()
+    _arrays.populate_array(
+        result,
+        data=builder.bitcast(data, pointer_type),
+        shape=shape,
+        strides=strides,
+        itemsize=size,
+        meminfo=owner,
+    )
+    return borrowed(context, builder, kind, result._getvalue())
+
+
 @intrinsic
 def flat(_typing: Any, planes: Any) -> Any:
     """View planes (C, S, S) as (C, S * S): what `reshape` does, compiled in a tenth of the time."""
@@ -128,17 +149,24 @@ def flat(_typing: Any, planes: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         given = context.make_array(signature.args[0])(context, builder, arguments[0])
         channels, height, width = cgutils.unpack_tuple(builder, given.shape, 3)
-        pixels = builder.mul(height, width)
-        result = context.make_array(kind)(context, builder)
-        itemsize = given.itemsize
-        _arrays.populate_array(
-            result,
-            data=given.data,
-            shape=[channels, pixels],
-            strides=[builder.mul(pixels, itemsize), itemsize],
-            itemsize=itemsize,
-            meminfo=given.meminfo,
-        )
-        return borrowed(context, builder, kind, result._getvalue())
+        shape = [channels, builder.mul(height, width)]
+        return _view(context, builder, kind, given.data, shape, given.meminfo)
 
     return kind(planes), generate
+
+
+@intrinsic
+def carve(_typing: Any, array: Any, begin: Any, count: Any, number: Any) -> Any:
+    """View `count` numbers of a NumPy type, from byte `begin` of a contiguous array on.
+
+    It is what slicing, `view` and `reshape` do, compiled in a tenth of the time and unchecked.
+    """
+    kind = types.Array(number.dtype, 1, "C")
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        given = context.make_array(signature.args[0])(context, builder, arguments[0])
+        data = builder.bitcast(given.data, ir.IntType(8).as_pointer())
+        data = builder.gep(data, [arguments[1]])
+        return _view(context, builder, kind, data, [arguments[2]], given.meminfo)
+
+    return kind(array, types.intp, types.intp, number), generate

@@ -9,7 +9,7 @@ from typing import ClassVar, Final, final
 import numpy as np
 import numpy.typing as npt
 
-from looktwice.augment.compiling import Kernel, inlined, kernel
+from looktwice.augment.compiling import Kernel, flat, inlined, kernel
 from looktwice.augment.operations.base import Draw, Operation, Uniform, Whole, check_probability
 from looktwice.augment.operations.colour import contrast, saturate
 from looktwice.augment.operations.filters import sharpen
@@ -104,13 +104,13 @@ def _affine(planes: Bytes, shear: bool, amount: float, room: Bytes) -> None:
 @inlined
 def _blend(planes: Bytes, number: int, factor: float, room: Bytes) -> None:
     """Change saturation, contrast or sharpness; grey has no saturation."""
-    flat = planes.reshape(planes.shape[0], planes.shape[1] * planes.shape[2])
+    levels = flat(planes)
     if number == _SHARPNESS:
         sharpen(planes, factor, room)
     elif number == _CONTRAST:
-        contrast(flat, np.float32(factor), np.float32(1.0 - factor))
+        contrast(levels, np.float32(factor), np.float32(1.0 - factor))
     elif planes.shape[0] == 3:
-        saturate(flat, np.float32(factor), np.float32(1.0 - factor))
+        saturate(levels, np.float32(factor), np.float32(1.0 - factor))
 
 
 @inlined

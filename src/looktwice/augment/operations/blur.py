@@ -9,7 +9,7 @@ from typing import ClassVar, Final, final
 import numpy as np
 import numpy.typing as npt
 
-from looktwice.augment.compiling import Kernel, inlined, kernel
+from looktwice.augment.compiling import Kernel, carve, inlined, kernel
 from looktwice.augment.operations.base import (
     Draw,
     Operation,
@@ -73,7 +73,7 @@ def _pitch(size: int) -> int:
 def _blur(planes: Bytes, drawn: Floats, constants: Floats, room: Bytes) -> None:
     """Blend rows with the rows around them, turn the plane on its side, and do it again."""
     size, half = planes.shape[1], int(constants[0]) // 2
-    window = room[: 4 * half + 4].view(np.int16)
+    window = carve(room, 0, 2 * half + 2, np.int16)
     padded, blended = room[_WINDOW:], room[_WINDOW + int(constants[1]) :]
     reach = _fill_window(window, drawn[0], half)
     if reach == 0:

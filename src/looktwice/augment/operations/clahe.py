@@ -13,7 +13,7 @@ from typing import ClassVar, Final, final
 import numpy as np
 import numpy.typing as npt
 
-from looktwice.augment.compiling import Kernel, inlined, kernel
+from looktwice.augment.compiling import Kernel, carve, flat, inlined, kernel
 from looktwice.augment.lab import lab_to_rgb, rgb_to_lab
 from looktwice.augment.operations.base import (
     Draw,
@@ -43,7 +43,8 @@ def _count_tile(plane: Bytes, top: int, left: int, height: int, width: int, coun
     """Fill `counts` (256,) with the levels of a tile, the plane reflected beyond its borders."""
     size = plane.shape[0]
     end = left + width
-    counts[:] = 0
+    for level in range(256):
+        counts[level] = 0
     for y in range(top, top + height):
         line = plane[reflect(y, size)]
         for x in range(left, min(end, size)):
@@ -128,10 +129,10 @@ def _equalize(plane: Bytes, clip: float, columns: int, rows: int, room: Bytes) -
     size, num_tiles = plane.shape[0], columns * rows
     part = 0 if size % columns == 0 and size % rows == 0 else 1
     width, height = size // columns + part, size // rows + part
-    counts = room[:1024].view(np.int32)
-    places = room[1024 : 1024 + 8 * size].view(np.int32)
-    weights = room[1024 + 8 * size : 1024 + 12 * size].view(np.float32)
-    tables = room[1024 + 12 * size : 1024 + 12 * size + 256 * num_tiles]
+    counts = carve(room, 0, 256, np.int32)
+    places = carve(room, 1024, 2 * size, np.int32)
+    weights = carve(room, 1024 + 8 * size, size, np.float32)
+    tables = carve(room, 1024 + 12 * size, 256 * num_tiles, np.uint8)
     limit = np.int32(max(int(clip * (width * height) / 256), 1))
     scale = _TOP / np.float32(width * height)
     for tile in range(num_tiles):
@@ -144,12 +145,12 @@ def _equalize(plane: Bytes, clip: float, columns: int, rows: int, room: Bytes) -
 
 @kernel
 def _clahe(planes: Bytes, drawn: Floats, constants: Floats, room: Bytes) -> None:
-    flat = planes.reshape(planes.shape[0], planes.shape[1] * planes.shape[2])
+    levels = flat(planes)
     if planes.shape[0] == 3:
-        rgb_to_lab(flat)
+        rgb_to_lab(levels)
     _equalize(planes[0], drawn[0], int(constants[0]), int(constants[1]), room)
     if planes.shape[0] == 3:
-        lab_to_rgb(flat)
+        lab_to_rgb(levels)
 
 
 @final

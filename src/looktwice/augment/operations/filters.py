@@ -10,7 +10,7 @@ from typing import ClassVar, Final, final
 import numpy as np
 import numpy.typing as npt
 
-from looktwice.augment.compiling import Kernel, inlined, kernel
+from looktwice.augment.compiling import Kernel, carve, inlined, kernel
 from looktwice.augment.operations.base import (
     MAX_WHOLE,
     Draw,
@@ -64,7 +64,7 @@ def _magnitudes(sums: Integers, differences: Integers, result: Bytes) -> None:
 @kernel
 def _sobel(planes: Bytes, drawn: Floats, constants: Floats, room: Bytes) -> None:  # noqa: ARG001
     channels, size, _ = planes.shape
-    lines = room[: 8 * (size + 2)].view(np.int32)
+    lines = carve(room, 0, 2 * (size + 2), np.int32)
     sums, differences = lines[: size + 2], lines[size + 2 :]
     source = copy_planes(planes, room[8 * (size + 2) :])
     for c in range(channels):
@@ -88,7 +88,7 @@ def sharpen(planes: Bytes, factor: float, room: Bytes) -> None:
     """
     channels, size, _ = planes.shape
     rest = np.float32(1.0 - factor)
-    sums = room[: 4 * size].view(np.int32)
+    sums = carve(room, 0, size, np.int32)
     source = copy_planes(planes, room[4 * size :])
     for c in range(channels):
         for y in range(1, size - 1):
@@ -127,7 +127,7 @@ def _normals(
 
 @kernel
 def _noise(planes: Bytes, drawn: Floats, constants: Floats, room: Bytes) -> None:  # noqa: ARG001
-    flat = planes.reshape(-1)
+    flat = carve(planes, 0, planes.size, np.uint8)
     scale = np.float32(255.0 * drawn[0])
     key = np.uint64(drawn[1]), np.uint64(drawn[2])
     for start in range(0, flat.size, 4):

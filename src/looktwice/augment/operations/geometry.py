@@ -10,7 +10,7 @@ from typing import ClassVar, Final, Literal, final
 import numpy as np
 import numpy.typing as npt
 
-from looktwice.augment.compiling import Kernel, inlined, kernel
+from looktwice.augment.compiling import Kernel, carve, inlined, kernel
 from looktwice.augment.operations.base import (
     Box,
     Draw,
@@ -50,7 +50,7 @@ def _mirror(planes: Bytes, drawn: Floats, constants: Floats, room: Bytes) -> Non
 @inlined
 def copy_planes(planes: Bytes, room: Bytes) -> Bytes:
     """Copy planes (C, S, S) to the start of `room`; return that, flat (C S S,)."""
-    flat, source = planes.reshape(-1), room[: planes.size]
+    flat, source = carve(planes, 0, planes.size, np.uint8), room[: planes.size]
     for i in range(flat.size):
         source[i] = flat[i]
     return source

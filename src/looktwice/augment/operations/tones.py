@@ -13,7 +13,7 @@ from typing import ClassVar, Final, final
 import numpy as np
 import numpy.typing as npt
 
-from looktwice.augment.compiling import Kernel, inlined, kernel
+from looktwice.augment.compiling import Kernel, carve, flat, inlined, kernel
 from looktwice.augment.operations.base import Draw, Operation, check_probability, check_whole
 
 EQUALIZE_ROOM: Final = 4 * 4 * 256
@@ -30,7 +30,7 @@ _TOP: Final = np.float32(255.0)
 @inlined
 def invert(planes: Bytes) -> None:
     """Replace every level v of `planes` (C, ...) by 255 - v."""
-    flat = planes.reshape(-1)
+    flat = carve(planes, 0, planes.size, np.uint8)
     for i in range(flat.size):
         flat[i] = ~flat[i]
 
@@ -38,7 +38,7 @@ def invert(planes: Bytes) -> None:
 @inlined
 def solarize(planes: Bytes, threshold: float) -> None:
     """Replace the levels v >= threshold of `planes` (C, ...) by 255 - v; any threshold is fine."""
-    flat, first = planes.reshape(-1), np.int32(np.ceil(threshold))
+    flat, first = carve(planes, 0, planes.size, np.uint8), np.int32(np.ceil(threshold))
     for i in range(flat.size):
         flat[i] = ~flat[i] if np.int32(flat[i]) >= first else flat[i]
 
@@ -46,7 +46,7 @@ def solarize(planes: Bytes, threshold: float) -> None:
 @inlined
 def posterize(planes: Bytes, bits: int) -> None:
     """Clear all but the upper `bits`, 0-8, of every level of `planes` (C, ...)."""
-    flat, mask = planes.reshape(-1), np.uint8((0xFF00 >> int(bits)) & 0xFF)
+    flat, mask = carve(planes, 0, planes.size, np.uint8), np.uint8((0xFF00 >> int(bits)) & 0xFF)
     for i in range(flat.size):
         flat[i] &= mask
 
@@ -57,7 +57,8 @@ def _count_levels(levels: Bytes, counts: Counts) -> None:
 
     Four counters for each level: equal neighbours do not wait for each other's store.
     """
-    counts[:] = 0
+    for level in range(1024):
+        counts[level] = 0
     fourths = levels.size // 4
     for i in range(fourths):
         for part in range(4):
@@ -71,9 +72,9 @@ def _count_levels(levels: Bytes, counts: Counts) -> None:
 @inlined
 def equalize(planes: Bytes, room: Bytes) -> None:
     """Equalize the histogram of each of `planes` (C, ...), in `EQUALIZE_ROOM` bytes of `room`."""
-    counts = room[:EQUALIZE_ROOM].view(np.int32)
+    counts = carve(room, 0, EQUALIZE_ROOM // 4, np.int32)
     for c in range(planes.shape[0]):
-        flat = planes[c].reshape(-1)
+        flat = flat(planes)[c]
         _count_levels(flat, counts)
         highest = 255
         while counts[highest] == 0:
@@ -94,7 +95,7 @@ def equalize(planes: Bytes, room: Bytes) -> None:
 def autocontrast(planes: Bytes) -> None:
     """Stretch each of `planes` (C, ...) linearly so that it reaches from 0 to 255."""
     for c in range(planes.shape[0]):
-        flat = planes[c].reshape(-1)
+        flat = flat(planes)[c]
         low, high = flat[0], flat[0]
         for i in range(flat.size):
             low, high = min(low, flat[i]), max(high, flat[i])
