@@ -10,6 +10,7 @@ The peers: torchvision v1 on PIL pictures and v2 on uint8 tensors, lightly, korn
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import multiprocessing
 import os
@@ -242,7 +243,7 @@ def peers(case: Case, folder: Path) -> dict[str, tuple[int, Call]]:
         as_tensors = list(torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous())
     else:
         theirs = in_lightly(case.policy)
-        dataset = ImageFolder(folder, theirs)
+        dataset: Any = ImageFolder(folder, theirs)
         made["lightly"] = 2 * len(dataset), lambda: [dataset[i] for i in range(len(dataset))]
         files = sorted(folder.glob("*/*.jpg"))
         one = in_albumentations(case.policy)
@@ -255,14 +256,14 @@ def peers(case: Case, folder: Path) -> dict[str, tuple[int, Call]]:
 
         made["AlbumentationsX"] = 2 * len(files), decoded
         return made
-    if case.policy.views[0][-1].name not in ("brightness-contrast",):
+    if all(step.name != "clahe" for step in case.policy.views[0]):  # which only one peer has
         first, second, pair = (
             in_torchvision(v1, case.policy),
             in_torchvision(v2, case.policy),
             in_lightly(case.policy),
         )
         batched = in_kornia(case.policy)
-        compiled = torch.compile(batched)
+        compiled: Any = torch.compile(batched)
         floats = torch.stack(as_tensors).float().div_(255)
         made["torchvision v1"] = few, lambda: [first(picture) for picture in as_pil]
         made["torchvision v2"] = few, lambda: [second(tensor) for tensor in as_tensors]
@@ -342,7 +343,7 @@ def every_core(case: Case, folder: Path) -> Iterator[dict[str, tuple[int, Call]]
             worker.start()
             workers.append(worker)
             pipes.append(here)
-        calls[name] = CORES * count, lambda pipes=pipes: _ask(pipes)
+        calls[name] = CORES * count, functools.partial(_ask, pipes)
     try:
         yield calls
     finally:

@@ -122,17 +122,15 @@ def pointer(_typing: Any, address: Any) -> Any:
 
 def _view(context: Any, builder: Any, kind: Any, data: Any, shape: list[Any], owner: Any) -> Any:
     """Return a contiguous array of Numba's type `kind` over memory that another array owns."""
-    size = context.get_constant(
-        types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype))
-    )
+    number = context.get_data_type(kind.dtype)
+    size = context.get_constant(types.intp, context.get_abi_sizeof(number))
     strides = [size]
     for length in reversed(shape[1:]):
         strides.insert(0, builder.mul(length, strides[0]))
     result = context.make_array(kind)(context, builder)
-    pointer_type = context.get_data_type(kind.dtype).as_pointer()
     _arrays.populate_array(
         result,
-        data=builder.bitcast(data, pointer_type),
+        data=builder.bitcast(data, number.as_pointer()),
         shape=shape,
         strides=strides,
         itemsize=size,
@@ -156,8 +154,8 @@ def flat(_typing: Any, planes: Any) -> Any:
 
 
 @intrinsic
-def carve(_typing: Any, array: Any, begin: Any, count: Any, number: Any) -> Any:
-    """View `count` numbers of a NumPy type, from byte `begin` of a contiguous array on.
+def carve(_typing: Any, array: Any, _begin: Any, _count: Any, number: Any) -> Any:
+    """View so many numbers of a NumPy type, from a byte of a contiguous array on.
 
     It is what slicing, `view` and `reshape` do, compiled in a tenth of the time and unchecked.
     """

@@ -74,12 +74,12 @@ def equalize(planes: Bytes, room: Bytes) -> None:
     """Equalize the histogram of each of `planes` (C, ...), in `EQUALIZE_ROOM` bytes of `room`."""
     counts = carve(room, 0, EQUALIZE_ROOM // 4, np.int32)
     for c in range(planes.shape[0]):
-        flat = flat(planes)[c]
-        _count_levels(flat, counts)
+        levels = flat(planes)[c]
+        _count_levels(levels, counts)
         highest = 255
         while counts[highest] == 0:
             highest -= 1
-        step = (flat.size - counts[highest]) // 255
+        step = (levels.size - counts[highest]) // 255
         if step == 0:
             continue
         below = step // 2
@@ -87,24 +87,24 @@ def equalize(planes: Bytes, room: Bytes) -> None:
             count = counts[level]
             counts[level] = min(below // step, 255)
             below += count
-        for i in range(flat.size):
-            flat[i] = counts[flat[i]]
+        for i in range(levels.size):
+            levels[i] = counts[levels[i]]
 
 
 @inlined
 def autocontrast(planes: Bytes) -> None:
     """Stretch each of `planes` (C, ...) linearly so that it reaches from 0 to 255."""
     for c in range(planes.shape[0]):
-        flat = flat(planes)[c]
-        low, high = flat[0], flat[0]
-        for i in range(flat.size):
-            low, high = min(low, flat[i]), max(high, flat[i])
+        levels = flat(planes)[c]
+        low, high = levels[0], levels[0]
+        for i in range(levels.size):
+            low, high = min(low, levels[i]), max(high, levels[i])
         if low == high:
             continue
         shift = np.float32(low)
         scale = (np.float32(high) - shift) * _PER_LEVEL
-        for i in range(flat.size):
-            flat[i] = np.uint8(np.int32(min((np.float32(flat[i]) - shift) / scale, _TOP)))
+        for i in range(levels.size):
+            levels[i] = np.uint8(np.int32(min((np.float32(levels[i]) - shift) / scale, _TOP)))
 
 
 @kernel
