@@ -327,8 +327,7 @@ def rates(calls: Mapping[str, tuple[int, Call]], rounds: int) -> dict[str, float
 @contextmanager
 def every_core(case: Case, folder: Path) -> Iterator[dict[str, tuple[int, Call]]]:
     """Yield the calls that use all cores: threads, or a process for each core."""
-    context = multiprocessing.get_context("fork")
-    workers = []
+    workers: list[Any] = []
     calls = {"looktwice": ours(case, folder, threads=CORES)}
     for name, (count, call) in peers(case, folder).items():
         if name == "looktwice":
@@ -336,13 +335,8 @@ def every_core(case: Case, folder: Path) -> Iterator[dict[str, tuple[int, Call]]
         if name.startswith("kornia"):
             calls[name] = count, call
             continue
-        pipes = []
-        for _ in range(CORES):
-            here, there = context.Pipe()
-            worker = context.Process(target=_serve, args=(there, call), daemon=True)
-            worker.start()
-            workers.append(worker)
-            pipes.append(here)
+        started, pipes = _started([call])
+        workers += started
         calls[name] = CORES * count, functools.partial(_ask, pipes)
     try:
         yield calls
@@ -352,11 +346,12 @@ def every_core(case: Case, folder: Path) -> Iterator[dict[str, tuple[int, Call]]
             worker.join()
 
 
-def _serve(pipe: Any, call: Call) -> None:
+def _serve(pipe: Any, calls: list[Call]) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     while pipe.recv():
-        call()
+        for call in calls:
+            call()
         pipe.send(True)
 
 
@@ -372,23 +367,48 @@ def with_best_of_kornia(figures: dict[str, float]) -> dict[str, float]:
     return figures | ({"kornia, best": max(both)} if both else {})
 
 
-def scaling(case: Case, folder: Path, rounds: int, *, busy: bool) -> float:
-    """Return how much faster all cores are than one, beside a busy Python thread or not."""
+def scaling(case: Case, folder: Path, rounds: int, *, busy: bool) -> tuple[float, float]:
+    """Return how much faster all cores are than one: threads, and as many separate processes.
+
+    What processes reach is what the machine has to give. Both are medians over rounds, beside a
+    busy Python thread or not.
+    """
     stop = threading.Event()
 
     def spin() -> None:
         while not stop.is_set():
             sum(range(1000))
 
+    count, one = ours(case, folder, threads=1)
+    workers, pipes = _started([one])
+    calls: dict[str, tuple[int, Call]] = {
+        "one": (count, one),
+        "threads": ours(case, folder, threads=CORES),
+        "processes": (CORES * count, functools.partial(_ask, pipes)),
+    }
     spinner = threading.Thread(target=spin)
     if busy:
         spinner.start()
-    calls = {str(n): ours(case, folder, threads=n) for n in (1, CORES)}
     figures = rates(calls, rounds)
     stop.set()
     if busy:
         spinner.join()
-    return figures[str(CORES)] / figures["1"]
+    for worker in workers:
+        worker.terminate()
+    return figures["threads"] / figures["one"], figures["processes"] / figures["one"]
+
+
+def _started(calls: list[Call]) -> tuple[list[Any], list[Any]]:
+    """Start a process for each core, each to make all the calls whenever it is asked."""
+    context = multiprocessing.get_context("fork")
+    workers, pipes = [], []
+    for _ in range(CORES):
+        here, there = context.Pipe()
+        worker = context.Process(target=_serve, args=(there, calls), daemon=True)
+        worker.start()
+        workers.append(worker)
+        pipes.append(here)
+    return workers, pipes
 
 
 def allocated(case: Case, folder: Path) -> int:
@@ -451,16 +471,15 @@ def main() -> None:
             torch.set_num_threads(1)
             results[case.name] = {"one thread": one, "all cores": both}
             if case.side:
-                grown = {
-                    "alone": scaling(case, folder, rounds, busy=False),
-                    "beside a busy Python thread": scaling(case, folder, rounds, busy=True),
-                }
-                results[case.name] |= {"scaling": grown, "allocated": allocated(case, folder)}
-                print(f"  one core to {CORES}: {grown['alone']:.2f} x", end="")
-                print(f", beside a busy Python thread {grown['beside a busy Python thread']:.2f} x")
-                print(
-                    f"  allocated by a batch after the first: {results[case.name]['allocated']} B"
-                )
+                room = allocated(case, folder)
+                results[case.name]["bytes that a later batch allocates"] = room
+                print(f"  a batch after the first allocates {room:,} bytes of small objects")
+                for busy in (False, True):
+                    threads, processes = scaling(case, folder, rounds, busy=busy)
+                    where = "beside a busy Python thread" if busy else "alone"
+                    results[case.name][f"one core to all, {where}"] = [threads, processes]
+                    print(f"  one core to {CORES}, {where}: threads {threads:.2f} x", end="")
+                    print(f", separate processes {processes:.2f} x")
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -9,12 +9,20 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from looktwice.augment import (
+    Brightness,
+    BrightnessContrast,
+    CenterCrop,
     ColorJitter,
+    Contrast,
     GaussianBlur,
     Grayscale,
     HorizontalFlip,
+    Hue,
     Policy,
     RandomResizedCrop,
+    Resize,
+    Saturation,
+    Sepia,
     policy,
 )
 
@@ -223,3 +231,89 @@ def test_channels_of_gray_are_equal_and_one_channel_stays_one():
     assert (made == made[..., :1]).all()
     made = policy("simclr", size=12)(images[..., :1], seed=0, epoch=0, indices=range(4))
     assert made.shape == (4, 2, 12, 12, 1)
+
+
+def alone(operation, image):
+    """One operation on a square picture, nothing resampled, and the numbers that were drawn."""
+    chain = Policy(((Resize(len(image)), operation),))
+    side = [len(image)]
+    rows = chain.sample(seed=1, epoch=2, indices=[3], heights=side, widths=side)
+    drawn = dict(chain.describe(rows[0, 0], 0))
+    return chain.apply([image], rows)[0, 0], drawn[operation.name]
+
+
+PARTS_ALONE = [
+    (Brightness((0.2, 1.9)), tv.adjust_brightness, "factor"),
+    (Contrast((0.2, 1.9)), tv.adjust_contrast, "factor"),
+    (Saturation((0.2, 1.9)), tv.adjust_saturation, "factor"),
+    (Hue((-0.5, 0.5)), tv.adjust_hue, "shift"),
+]
+
+
+@given(st.integers(1, 70), channels, kinds, seeds, st.sampled_from(PARTS_ALONE))
+@settings(max_examples=60)
+def test_each_part_of_the_jitter_alone_equals_torchvision(size, channels, kind, seed, part):
+    operation, reference, name = part
+    if operation.colour_only:
+        channels = 3
+    image = pictures(np.random.default_rng(seed), 1, size, size, channels, kind)[0]
+    made, drawn = alone(operation, image)
+    tensor = torch.from_numpy(image).permute(2, 0, 1).contiguous()
+    expected = reference(tensor, drawn[name]).permute(1, 2, 0).numpy()
+    # torch adds the last pixels of a plane that 8 does not divide without fusing.
+    assert np.abs(made.astype(int) - expected).max() <= (0 if size % 8 == 0 else 1)
+
+
+@given(st.integers(1, 70), channels, kinds, seeds)
+@settings(max_examples=40)
+def test_additive_brightness_and_contrast_are_albumentations_table(size, channels, kind, seed):
+    image = pictures(np.random.default_rng(seed), 1, size, size, channels, kind)[0]
+    made, drawn = alone(BrightnessContrast((-0.9, 0.9), (-0.9, 2.0)), image)
+    levels = np.arange(256, dtype=np.float32) * np.float32(1 + drawn["contrast"])
+    levels += np.float32(255 * drawn["brightness"])
+    table = np.clip(levels, 0, 255)
+    error = made - table[image]
+    assert error.max() < 0.001  # cut off, as a conversion to uint8 does
+    assert error.min() > -1.001
+
+
+@given(st.integers(1, 70), kinds, seeds)
+@settings(max_examples=40)
+def test_sepia_is_albumentations_matrix(size, kind, seed):
+    image = pictures(np.random.default_rng(seed), 1, size, size, 3, kind)[0]
+    made, _ = alone(Sepia(p=1.0), image)
+    matrix = [[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]]
+    expected = np.clip(image.astype(np.float64) @ np.array(matrix).T, 0, 255)
+    assert np.abs(made - expected).max() <= 0.5001
+
+
+@given(
+    sides, sides, channels, kinds, seeds,
+    st.integers(1, 64), st.integers(0, 40), st.sampled_from(["bilinear", "bicubic"]),
+)  # fmt: skip
+@settings(max_examples=80)
+def test_the_centre_equals_torchvisions_resize_and_crop(
+    height, width, channels, kind, seed, size, more, mode
+):
+    image = pictures(np.random.default_rng(seed), 1, height, width, channels, kind)[0]
+    resize = size + more
+    chain = Policy(((CenterCrop(size, resize, mode),),))
+    made = chain([image], seed=0, epoch=0, indices=[0])[0, 0]
+    # Channels as a batch: torch fails on some (3, h, w) with an internal error.
+    batch = torch.from_numpy(image).permute(2, 0, 1).contiguous()[:, None]
+    resized = tv.resize(batch, [resize], InterpolationMode(mode), antialias=True)
+    expected = tv.center_crop(resized, [size, size])[:, 0].permute(1, 2, 0).numpy()
+    # torch rounds weights to as many bits as the largest of all pixels leaves, also of those that
+    # are cut away.
+    whole = min(resized.shape[2:]) == max(resized.shape[2:]) == size
+    assert np.abs(made.astype(int) - expected).max() <= (0 if whole else 1)
+
+
+@given(sides, sides, channels, seeds, st.integers(1, 64))
+@settings(max_examples=40)
+def test_resizing_the_whole_picture_equals_torchvision(height, width, channels, seed, size):
+    image = pictures(np.random.default_rng(seed), 1, height, width, channels)[0]
+    made = Policy(((Resize(size),),))([image], seed=0, epoch=0, indices=[0])[0, 0]
+    batch = torch.from_numpy(image).permute(2, 0, 1).contiguous()[:, None]
+    expected = tv.resize(batch, [size, size], antialias=True)[:, 0].permute(1, 2, 0).numpy()
+    assert (made == expected).all()

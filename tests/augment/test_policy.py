@@ -1,8 +1,12 @@
+import multiprocessing
 import os
 import pickle
 import shutil
 import subprocess
 import sys
+import time
+import tracemalloc
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +23,7 @@ from looktwice.augment import (
     compiling,
     policy,
 )
+from looktwice.augment.threads import in_slices
 from looktwice.errors import UsageError
 
 CROP = RandomResizedCrop(16)
@@ -326,3 +331,57 @@ def test_the_cache_knows_every_source(tmp_path, monkeypatch):
         source.write("# changed")
     compiling.sources_digest.cache_clear()
     assert compiling.sources_digest() != digest
+
+
+@pytest.mark.parametrize("name", ["simclr", "aug-plus", "moco-v3"])
+def test_a_batch_after_the_first_allocates_nothing_that_grows(name):
+    """No scratch, no rows, no views: a few small objects of Python, however large the pictures."""
+    small, large = policy(name, size=32), policy(name, size=96)
+    peaks = []
+    for chain in (small, large):
+        images = np.zeros((64, chain.size, chain.size, 3), np.uint8)
+        out = np.empty((64, 2, chain.size, chain.size, 3), np.uint8)
+        for epoch in range(3):
+            chain(images, seed=0, epoch=epoch, indices=np.arange(64), out=out)
+        tracemalloc.start()
+        chain(images, seed=0, epoch=2, indices=np.arange(64), out=out)
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        made = chain(images, seed=0, epoch=2, indices=np.arange(64), out=out)
+        peaks.append(tracemalloc.get_traced_memory()[1] - before)
+        tracemalloc.stop()
+        assert made is out
+    assert max(peaks) < 16_384  # the smallest scratch, planes of 32 px, would be caught by growth
+    assert abs(peaks[1] - peaks[0]) < 2_048
+
+
+def test_threads_survive_a_fork(array, expected):
+    chain = policy("simclr", size=40)
+    key = {"seed": 3, "epoch": 2, "indices": np.arange(301), "threads": 2}
+    assert (chain(array, **key) == expected).all()
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: threads and fork
+        child = context.Process(target=lambda: queue.put(chain(array, **key)))
+        child.start()
+    assert (queue.get(timeout=60) == expected).all()
+    child.join()
+
+
+def test_a_failing_slice_is_told_and_the_others_have_ended():
+    ended = []
+
+    def run(part):
+        if part.start == 0:
+            raise ValueError("first")
+        time.sleep(0.2)
+        ended.append(part)
+
+    with pytest.raises(ValueError, match="first"):
+        in_slices(run, 9, 3)
+    assert len(ended) == 2
+    in_slices(ended.append, 2, 7)
+    assert len(ended) == 4
+    in_slices(ended.append, 0, 2)
+    assert len(ended) == 4
