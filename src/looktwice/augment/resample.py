@@ -47,38 +47,46 @@ def _filter(x: float, bicubic: bool) -> float:
 
 @inlined
 def _fill_table(
-    table: Table, begin: float, length: float, source: int, bicubic: bool
+    table: Table, begin: float, length: float, source: int, whole: bool, bicubic: bool
 ) -> tuple[int, int]:
-    """Fill where each result starts to read and its weights; return the number of taps.
+    """Fill where each result starts to read and its weights; return the number of taps and bits.
 
     The results cover `length` pixels from `begin` on, of `source` that can be read. All results
-    get equally many taps, some of weight zero.
+    get equally many taps, some of weight zero. If they are part of the `whole` source resized,
+    the largest weight of all its results decides about the bits of a weight, as in torch.
     """
     firsts, weights, exact = table
     size = firsts.size
     scale = length / size
     support = (2.0 if bicubic else 1.0) * max(scale, 1.0)
     shrink = 1.0 / max(scale, 1.0)
+    before = int(begin / scale + 0.5) if whole else 0
+    beyond = int(source / scale + 0.5) - before if whole else size
     taps = 1
-    for i in range(size):
+    for i in range(-before, beyond):
         center = begin + scale * (i + 0.5)
-        firsts[i] = max(int(center - support + 0.5), 0)
-        taps = max(taps, min(int(center + support + 0.5), source) - firsts[i])
+        low = max(int(center - support + 0.5), 0)
+        taps = max(taps, min(int(center + support + 0.5), source) - low)
     largest = 0.0
-    for i in range(size):
+    for i in range(-before, beyond):
         center = begin + scale * (i + 0.5)
+        low = max(int(center - support + 0.5), 0)
         end = min(int(center + support + 0.5), source)
-        start = min(firsts[i], source - taps)
-        total = 0.0
+        start = min(low, source - taps)
+        inside = 0 <= i < size
+        total, most = 0.0, 0.0
         for k in range(taps):
-            inside = firsts[i] <= start + k < end
-            weight = _filter((start + k - center + 0.5) * shrink, bicubic) if inside else 0.0
-            exact[i, k] = weight
+            read = low <= start + k < end
+            weight = _filter((start + k - center + 0.5) * shrink, bicubic) if read else 0.0
             total += weight
-        for k in range(taps):
-            exact[i, k] /= total
-            largest = max(largest, exact[i, k])
-        firsts[i] = start
+            most = max(most, weight)
+            if inside:
+                exact[i, k] = weight
+        largest = max(largest, most / total)
+        if inside:
+            firsts[i] = start
+            for k in range(taps):
+                exact[i, k] /= total
     return taps, _quantise(weights, exact, taps, largest)
 
 
@@ -196,14 +204,20 @@ def resample_box(
     """
     channels, size, _ = planes.shape
     table, first, second, strip = scratch
-    margin = 0.0 if within else 4.0
+    margin = 0.0 if within else 8.0
     y0, y1 = _reach(box[0], box[2], margin * max(box[2] / size, 1.0), picture.shape[0])
     x0, x1 = _reach(box[1], box[3], margin * max(box[3] / size, 1.0), picture.shape[1])
     height, width = y1 - y0, x1 - x0
     line = channels * size
     for axis in range(1, -1, -1):
-        begin, length = (box[1] - x0, width) if axis == 1 else (box[0] - y0, height)
-        taps, bits = _fill_table(table, begin, box[2 + axis], length, bicubic)
+        first_pixel = x0 if axis == 1 else y0
+        begin, length = box[axis], picture.shape[axis]
+        if within:
+            begin, length = begin - first_pixel, width if axis == 1 else height
+        taps, bits = _fill_table(table, begin, box[2 + axis], length, not within, bicubic)
+        if not within:
+            for i in range(size):
+                table[0][i] -= first_pixel
         if axis == 1 and mirrored:
             _turn_round(table, taps)
         block = _BLOCK if axis == 1 else height

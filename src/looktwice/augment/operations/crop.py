@@ -62,8 +62,7 @@ class RandomResizedCrop:
 class CenterCrop:
     """Resize the shorter side, antialiased, to `resize`, and cut the centre of `size` x `size`.
 
-    This is torchvision's `Resize(resize)` and `CenterCrop(size)` without the pixels between, to
-    within a level: weights are rounded for the pixels that are kept.
+    This is torchvision's `Resize(resize)` and `CenterCrop(size)`, without the pixels between.
 
     Attributes:
         size: side of the result in pixels, 1-4096.
