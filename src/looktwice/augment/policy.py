@@ -209,19 +209,26 @@ class Policy:
         kernels = [resample_box, *(operation.kernel for operation in self._program.operations)]
         return np.array([kernel.address for kernel in kernels], np.uintp)
 
+    @cached_property
+    def _constants(self) -> npt.NDArray[np.float64]:
+        """The parameters for `apply`, which reads what no epoch changes."""
+        return self._encoded(0)
+
     def _parameters(self, epoch: int) -> npt.NDArray[np.float64]:
+        """Return an epoch's parameters, kept until another one is asked for."""
+        kept: tuple[int, npt.NDArray[np.float64]] | None = self.__dict__.get("_kept")
+        if kept is None or kept[0] != epoch:
+            kept = self.__dict__["_kept"] = epoch, self._encoded(epoch)
+        return kept[1]
+
+    def _encoded(self, epoch: int) -> npt.NDArray[np.float64]:
         """Return draws and constants of all operations, one after the other."""
-        kept: dict[int, npt.NDArray[np.float64]] = self.__dict__.setdefault("_kept", {})
-        parameters = kept.get(epoch)
-        if parameters is None:
-            values: list[float] = []
-            for view in self.views:
-                for position in _flip_first(view):
-                    for part in _encode(view[position], _crop(view).size, epoch):
-                        values += part
-            kept.clear()
-            parameters = kept[epoch] = np.array(values, np.float64)
-        return parameters
+        values: list[float] = []
+        for view in self.views:
+            for position in _flip_first(view):
+                for part in _encode(view[position], _crop(view).size, epoch):
+                    values += part
+        return np.array(values, np.float64)
 
     def sample(
         self, *, seed: int, epoch: int, indices: Integers, heights: Integers, widths: Integers
@@ -391,7 +398,7 @@ class Policy:
         self, pictures: Pictures, rows: Rows, results: tuple[Views, ...], part: slice
     ) -> None:
         """Make the views of some pictures from their rows, in this thread's memory."""
-        program, parameters = self._program, self._parameters(0)
+        program, parameters = self._program, self._constants
         addresses, heights, widths = (
             array[part] for array in (pictures.addresses, pictures.heights, pictures.widths)
         )
