@@ -16,6 +16,8 @@ import multiprocessing
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -367,11 +369,13 @@ def with_best_of_kornia(figures: dict[str, float]) -> dict[str, float]:
     return figures | ({"kornia, best": max(both)} if both else {})
 
 
-def scaling(case: Case, folder: Path, rounds: int, *, busy: bool) -> tuple[float, float]:
-    """Return how much faster all cores are than one: threads, and as many separate processes.
+def scaling(case: Case, folder: Path, rounds: int, *, busy: bool) -> dict[str, float]:
+    """Return how much faster all cores are than one, beside a busy Python thread or not.
 
-    What processes reach is what the machine has to give. Both are medians over rounds, beside a
-    busy Python thread or not.
+    One core is one thread of a process that has no other core, the busy thread included. Beside
+    that, as a bound, what a separate process for each core reaches: what the machine has to give.
+    Last, one thread with all cores at hand against a thread for each core: alone the same; beside
+    a busy thread that takes its own share it is at most n^2 / (n + 1) on n cores, 1.33 on two.
     """
     stop = threading.Event()
 
@@ -381,9 +385,16 @@ def scaling(case: Case, folder: Path, rounds: int, *, busy: bool) -> tuple[float
 
     count, one = ours(case, folder, threads=1)
     workers, pipes = _started([one])
+    all_count, all_threads = ours(case, folder, threads=CORES)
+
+    def pinned() -> None:
+        with _one_core():
+            one()
+
     calls: dict[str, tuple[int, Call]] = {
-        "one": (count, one),
-        "threads": ours(case, folder, threads=CORES),
+        "one core": (count, pinned),
+        "one thread": (count, one),
+        "threads": (all_count, all_threads),
         "processes": (CORES * count, functools.partial(_ask, pipes)),
     }
     spinner = threading.Thread(target=spin)
@@ -395,7 +406,44 @@ def scaling(case: Case, folder: Path, rounds: int, *, busy: bool) -> tuple[float
         spinner.join()
     for worker in workers:
         worker.terminate()
-    return figures["threads"] / figures["one"], figures["processes"] / figures["one"]
+    return {
+        "threads / one core": figures["threads"] / figures["one core"],
+        "processes / one core": figures["processes"] / figures["one core"],
+        "threads / one thread": figures["threads"] / figures["one thread"],
+    }
+
+
+@contextmanager
+def _one_core() -> Iterator[None]:
+    """Leave all threads of this process one core."""
+    everything = os.sched_getaffinity(0)
+    try:
+        _pin({min(everything)})
+        yield
+    finally:
+        _pin(everything)
+
+
+def _pin(cores: set[int]) -> None:
+    for thread in Path("/proc/self/task").iterdir():
+        os.sched_setaffinity(int(thread.name), cores)
+
+
+def compilation(policy: str) -> tuple[float, float]:
+    """Return the seconds that a policy's first call takes in a new process: cold, and cached."""
+    code = (
+        "import sys, time, numpy as np; from looktwice import augment;"
+        f"policy = augment.policy({policy!r}, size=32); one = np.zeros((1, 32, 32, 3), np.uint8);"
+        "begun = time.perf_counter(); policy(one, seed=0, epoch=0, indices=[0]);"
+        "print(time.perf_counter() - begun)"
+    )
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
+        taken = [
+            float(subprocess.check_output([sys.executable, "-c", code], env=environment))
+            for _ in range(2)
+        ]
+    return taken[0], taken[1]
 
 
 def _started(calls: list[Call]) -> tuple[list[Any], list[Any]]:
@@ -475,11 +523,15 @@ def main() -> None:
                 results[case.name]["bytes that a later batch allocates"] = room
                 print(f"  a batch after the first allocates {room:,} bytes of small objects")
                 for busy in (False, True):
-                    threads, processes = scaling(case, folder, rounds, busy=busy)
+                    ratios = scaling(case, folder, 3 * rounds, busy=busy)
                     where = "beside a busy Python thread" if busy else "alone"
-                    results[case.name][f"one core to all, {where}"] = [threads, processes]
-                    print(f"  one core to {CORES}, {where}: threads {threads:.2f} x", end="")
-                    print(f", separate processes {processes:.2f} x")
+                    results[case.name][f"one core to all, {where}"] = ratios
+                    told = ", ".join(f"{name} {ratio:.2f} x" for name, ratio in ratios.items())
+                    print(f"  one core to {CORES}, {where}: {told}")
+    for name in ("simclr-cifar", "moco-v2", "aug-plus"):
+        cold, cached = compilation(name)
+        results[f"first call, {name}"] = {"cold": cold, "cached": cached}
+        print(f"first call of {name}: {cold:.1f} s cold, {cached:.2f} s from the cache on disk")
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 

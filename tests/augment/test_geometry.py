@@ -84,24 +84,44 @@ angles = st.floats(-360, 360) | st.sampled_from(
 )
 
 
+def on_borders(size, degrees):
+    """Which pixels' sources lie on a border between two, as far as float32 can tell (S, S).
+
+    There torch itself differs from CPU to CPU: it multiplies matrices as the CPU does it best.
+    """
+    angle, middle = np.radians(degrees), (size - 1) / 2
+    y, x = np.mgrid[:size, :size] - middle
+    sources = np.stack(
+        [np.cos(angle) * x - np.sin(angle) * y, np.sin(angle) * x + np.cos(angle) * y]
+    )
+    return (np.abs((sources + middle) % 1 - 0.5) < 1e-6 * size).any(axis=0)
+
+
 @given(sides, channels, kinds, seeds, angles, fills)
+@example(199, 1, "noise", 0, 131.79773839602638, 0)
 @settings(max_examples=300)
 def test_nearest_rotation_equals_torchvision(size, channels, kind, seed, degrees, fill):
     image = picture(size, channels, kind, seed)
     made, told = applied(Rotation(interpolation="nearest", fill=fill), image, degrees)
     assert told == {"degrees": degrees}
-    assert (made == rotated(image, degrees, "nearest", fill)).all()
+    differs = (made != rotated(image, degrees, "nearest", fill)).any(axis=2)
+    assert not (differs & ~on_borders(size, degrees)).any()
+    assert differs.sum() <= max(2, size * size // 1000)
 
 
 @given(sides, channels, kinds, seeds, angles, fills)
-@example(224, 1, "noise", 203905, 45.0, 255)  # a sum more fused than torch's is a level off
-@example(6, 3, "noise", 1315, -30.0, 100)  # and in small views even the grid's
+@example(224, 1, "noise", 203905, 45.0, 255)
+@example(6, 3, "noise", 1315, -30.0, 100)
 @example(8, 3, "noise", 1479, 15.0, 0)
 @settings(max_examples=300)
-def test_bilinear_rotation_equals_torchvision(size, channels, kind, seed, degrees, fill):
+def test_bilinear_rotation_is_torchvisions_within_a_level(
+    size, channels, kind, seed, degrees, fill
+):
     image = picture(size, channels, kind, seed)
     made, _ = applied(Rotation(fill=fill), image, degrees)
-    assert (made == rotated(image, degrees, "bilinear", fill)).all()
+    expected = rotated(image, degrees, "bilinear", fill)
+    assert np.abs(made.astype(int) - expected).max(initial=0) <= 1
+    assert (made != expected).mean() <= 0.01 + 2 / made.size
 
 
 def test_angles_are_drawn_from_their_range():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -10,15 +10,15 @@ from numba.np.numpy_support import carray
 
 from looktwice.augment import resample
 from looktwice.augment.compiling import call, entry, flat, inlined, pointer
+from looktwice.augment.sampling import END
 
 Bytes = npt.NDArray[np.uint8]
 Longs = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-END: Final = -1
 FLIP: Final = -2
 CROP: Final = 0
-"""What a step does: end the view, mirror it with the crop, crop; other numbers call a kernel."""
+"""What a step does beside `END`: mirror with the crop, crop; other numbers call a kernel."""
 
 
 @inlined
@@ -37,14 +37,12 @@ def _interleave(planes: Bytes, result: Bytes) -> None:
 
 @entry
 def apply_rows(
-    steps: Longs,
+    sampler: int,
+    sampling: tuple[Any, ...],
     views: Longs,
     parameters: Floats,
     kernels: npt.NDArray[np.uintp],
-    rows: Floats,
     addresses: npt.NDArray[np.uintp],
-    heights: Longs,
-    widths: Longs,
     resample_room: resample.Scratch,
     planes: Bytes,
     room: Bytes,
@@ -52,10 +50,16 @@ def apply_rows(
 ) -> None:
     """Fill `out` (N, views, S, S, C) from the pictures (h, w, C) that begin at `addresses` (N,).
 
-    `views` says which of the V views of `steps` (V, steps, 5) and `rows` (N, V, R) these are;
-    `steps`, `parameters` and `kernels` are `Policy`'s program. The scratch of resampling, the
-    planes (C, S, S) and the kernels' room are this thread's own.
+    `sampling` is what `sampling.sampler` takes. If that one's address is given, the rows are
+    drawn first, in this call: each return to Python waits for its lock.
+
+    `views` says which of the V views of the steps (V, steps, 5) and rows (N, V, R) these are;
+    `parameters` and `kernels` are `Policy`'s program. The scratch of resampling, the planes
+    (C, S, S) and the kernels' room are this thread's own.
     """
+    if sampler != 0:
+        call(sampler, sampling)
+    steps, heights, widths, rows = sampling[0], sampling[6], sampling[7], sampling[8]
     channels = out.shape[4]
     for n in range(addresses.size):
         picture = carray(pointer(addresses[n]), (heights[n], widths[n], channels), np.uint8)

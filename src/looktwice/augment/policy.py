@@ -18,7 +18,7 @@ from looktwice.augment.operations.crop import BOX, CenterCrop, Crop, RandomResiz
 from looktwice.augment.operations.geometry import HorizontalFlip
 from looktwice.augment.pictures import Images, Pictures
 from looktwice.augment.resample import resample_box
-from looktwice.augment.sampling import encode, sample_rows
+from looktwice.augment.sampling import END, encode, sample_rows, sampler
 from looktwice.augment.threads import MAX_THREADS, in_slices, scratch
 from looktwice.errors import UsageError, did_you_mean
 
@@ -182,7 +182,7 @@ class Policy:
     @cached_property
     def _program(self) -> _Program:
         longest = max(len(view) for view in self.views) + 1
-        steps = np.full((self.num_views, longest, 5), applying.END, np.int64)
+        steps = np.full((self.num_views, longest, 5), END, np.int64)
         operations: list[Operation] = []
         start = 0
         for v, view in enumerate(self.views):
@@ -256,17 +256,17 @@ class Policy:
                 f"{keys.size}, {sides[0].size} and {sides[1].size}"
             )
         rows = np.empty((keys.size, self.num_views, self._program.width), np.float64)
-        self._sample(rows, seed, epoch, keys, *sides)
+        sample_rows(sampler.address, self._sampling(seed, epoch, keys, *sides, rows))
         return rows
 
-    def _sample(
-        self, rows: Rows, seed: int, epoch: int, keys: Longs, heights: Longs, widths: Longs
-    ) -> None:
+    def _sampling(
+        self, seed: int, epoch: int, keys: Longs, heights: Longs, widths: Longs, rows: Rows
+    ) -> tuple[Any, ...]:
+        """Return the arguments of `sampler`."""
         _check_key("seed", seed, 64)
         _check_key("epoch", epoch, 32)
         program, parameters = self._program, self._parameters(int(epoch))
-        rows.fill(0.0)
-        sample_rows(
+        return (
             program.steps, program.sizes, parameters, np.uint64(seed), np.uint64(epoch), keys,
             heights, widths, rows,
         )  # fmt: skip
@@ -295,9 +295,13 @@ class Policy:
         rows = np.ascontiguousarray(rows, np.float64)
         self._check_rows(rows, pictures)
         results = self._results(pictures, out)
-        self._in_slices(
-            lambda part: self._apply(pictures, rows[part], results, part), results, threads
-        )
+
+        def run(part: slice) -> None:
+            heights, widths = pictures.heights[part], pictures.widths[part]
+            sampling = self._sampling(0, 0, heights, heights, widths, rows[part])
+            self._apply(0, sampling, pictures, results, part)
+
+        self._in_slices(run, results, threads)
         return results[0] if len(results) == 1 else results
 
     def __call__(
@@ -320,8 +324,8 @@ class Policy:
         def run(part: slice) -> None:
             heights, widths = pictures.heights[part], pictures.widths[part]
             rows = scratch.rows(len(heights), self.num_views, self._program.width)
-            self._sample(rows, seed, epoch, keys[part], heights, widths)
-            self._apply(pictures, rows, results, part)
+            sampling = self._sampling(seed, epoch, keys[part], heights, widths, rows)
+            self._apply(sampler.address, sampling, pictures, results, part)
 
         self._in_slices(run, results, threads)
         return results[0] if len(results) == 1 else results
@@ -395,21 +399,32 @@ class Policy:
         in_slices(run, len(results[0]), min(threads, 1 + nbytes // _BYTES_PER_SLICE))
 
     def _apply(
-        self, pictures: Pictures, rows: Rows, results: tuple[Views, ...], part: slice
+        self,
+        sampler: int,
+        sampling: tuple[Any, ...],
+        pictures: Pictures,
+        results: tuple[Views, ...],
+        part: slice,
     ) -> None:
-        """Make the views of some pictures from their rows, in this thread's memory."""
-        program, parameters = self._program, self._constants
-        addresses, heights, widths = (
-            array[part] for array in (pictures.addresses, pictures.heights, pictures.widths)
-        )
-        tallest, widest, channels = int(heights.max()), int(widths.max()), pictures.channels
+        """Make the views of some pictures in this thread's memory, from rows drawn here or given.
+
+        Args:
+            sampler: address of what draws them; 0 when they are given.
+            sampling: its arguments, rows included.
+            pictures: all of them.
+            results: arrays to write into, one for each size.
+            part: which pictures these are.
+        """
+        operations, channels = self._program.operations, pictures.channels
+        tallest, widest = int(pictures.heights[part].max()), int(pictures.widths[part].max())
         for (size, views), result in zip(self.groups.items(), results, strict=True):
-            room = max((o.room(size, channels) for o in program.operations), default=0)
+            room = max((o.room(size, channels) for o in operations), default=0)
             apply_rows(
-                program.steps, np.array(views), parameters, self._kernels, rows, addresses,
-                heights, widths, scratch.tables(size, channels, tallest, widest),
+                sampler, sampling, np.array(views), self._constants, self._kernels,
+                pictures.addresses[part], scratch.tables(size, channels, tallest, widest),
                 scratch.planes(size, channels), scratch.room(room), result[part],
             )  # fmt: skip
+            sampler = 0
 
     def _check_rows(self, rows: Rows, pictures: Pictures) -> None:
         """Refuse rows that would make the kernels read outside of pictures or tables."""

@@ -8,15 +8,18 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from numba import types
 
-from looktwice.augment.applying import END
-from looktwice.augment.compiling import entry, inlined
+from looktwice.augment.compiling import call, entry, inlined, separate
 from looktwice.augment.operations.base import Box, Draw, Uniform
 from looktwice.augment.philox import uniforms
 
 Floats = npt.NDArray[np.float64]
 Longs = npt.NDArray[np.int64]
 Stream = Any  # six uint64, see philox.uniforms
+
+END: Final = -1
+"""The kind of a step behind a view's last one."""
 
 _TRIES: Final = 10
 _UNIFORM: Final = 0.0
@@ -131,8 +134,16 @@ def _sample_numbers(parameters: Floats, stream: Stream, size: int, drawn: Floats
         place += 1
 
 
-@entry
-def sample_rows(
+_LONGS: Final = types.int64[::1]
+
+
+@separate(
+    types.void(
+        types.int64[:, :, ::1], _LONGS, types.float64[::1], types.uint64, types.uint64,
+        _LONGS, _LONGS, _LONGS, types.float64[:, :, ::1],
+    )
+)  # fmt: skip
+def sampler(
     steps: Longs,
     sizes: Longs,
     parameters: Floats,
@@ -143,7 +154,7 @@ def sample_rows(
     widths: Longs,
     rows: Floats,
 ) -> None:
-    """Fill `rows` (N, V, R), zeros before, for samples `indices` (N,) of pictures of some sizes.
+    """Fill `rows` (N, V, R) for samples `indices` (N,) of pictures of some sizes.
 
     `steps`, `sizes` and `parameters` are `Policy`'s program. The Philox counter is (epoch, index
     low, index high, view << 24 | position << 16 | block) and the key is the seed, so that a row
@@ -154,6 +165,8 @@ def sample_rows(
         index = np.uint64(indices[n])
         for view in range(steps.shape[0]):
             row = rows[n, view]
+            for place in range(row.size):
+                row[place] = 0.0
             for step in range(steps.shape[1]):
                 if steps[view, step, 0] == END:
                     break
@@ -169,3 +182,9 @@ def sample_rows(
                 elif uniforms(stream, 0)[0] < parameters[offset]:
                     row[slot] = 1.0
                     _sample_numbers(parameters[offset:], stream, sizes[view], row[slot + 1 :])
+
+
+@entry
+def sample_rows(address: int, arguments: tuple[Any, ...]) -> None:
+    """Call the compiled `sampler`, which begins at an address, with a tuple of its arguments."""
+    call(address, arguments)
