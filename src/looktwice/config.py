@@ -23,6 +23,7 @@ from looktwice.errors import UsageError, did_you_mean
 
 Scalar = str | int | float | bool
 Auto = Literal["auto"]
+Global = Literal["global"]
 DEFAULT_RECIPE = "simclr-small"
 ENVIRONMENT_PREFIX = "LOOKTWICE_"
 DURATIONS = ("train.epochs", "train.steps", "train.minutes")
@@ -115,6 +116,12 @@ class ModelConfig:
     head_width: int = option(
         0, "hidden units of the mlp head (0: the backbone's width)", low=0, high=16384
     )
+    head_norm: Literal["hidden", "all", "none"] = option(
+        "hidden", "batch-norm of the mlp head: of hidden layers, of the last one too, or none"
+    )
+    predictor_width: int = option(
+        0, "hidden units of MoCo v3's prediction head (0: the head's)", low=0, high=16384
+    )
     embedding_dim: int = option(128, "dimensions of the embedding", low=2, high=16384)
     init: str = option("", "starting weights: timm:NAME, or a .safetensors file", flags=("--init",))
 
@@ -123,23 +130,42 @@ class ModelConfig:
 class MethodConfig:
     """What is learnt."""
 
-    name: str = option("simclr", "contrastive method", flags=("--method",))
+    name: Literal["simclr", "moco", "moco-v3", "supcon", "supervised"] = option(
+        "simclr", "method; moco is v1 and v2, which differ in head and policy", flags=("--method",)
+    )
+    loss: Literal["nt-xent", "nt-logistic", "margin", "dcl"] = option(
+        "nt-xent", "loss of simclr", flags=("--loss",)
+    )
     temperature: float = option(
         0.5, "temperature of the softmax", low=1e-3, high=100, flags=("--temperature",)
     )
+    normalize: bool = option(True, "scale embeddings to unit length")
+    margin: float = option(0.8, "margin of the margin loss", low=0, high=100)
+    semi_hard: bool = option(False, "semi-hard negatives, with nt-logistic and margin")
+    symmetric: bool = option(False, "moco: each view is query once and key once")
+    queue_size: int = option(65536, "moco: keys of earlier batches kept", low=2, high=10**7)
+    momentum: float = option(0.999, "momentum of the momentum encoder", low=0, high=1)
+    momentum_schedule: Literal["constant", "cosine"] = option(
+        "constant", "course of that momentum: constant, or half a cosine up to 1"
+    )
+    shuffle_bn: bool = option(True, "moco: keys' batch-norm groups are shuffled")
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """How weights are changed."""
 
-    name: Literal["sgd", "adamw", "lars"] = option("sgd", "optimiser")
+    name: Literal["sgd", "adam", "adamw", "lars"] = option("sgd", "optimiser")
     base_lr: float = option(
         0.3, "learning rate at batch size 256", low=0, high=1000, flags=("--lr",)
     )
     lr_scaling: Literal["linear", "sqrt", "none"] = option(
         "linear", "peak rate = base rate × (batch/256), × its square root, or × 1"
     )
+    schedule: Literal["cosine", "drops"] = option(
+        "cosine", "course of the rate after warm-up: half a cosine to 0, or tenfold drops"
+    )
+    drops: str = option("0.6,0.8", "when the rate drops, shares of the run")
     momentum: float = option(0.9, "momentum of SGD and LARS", low=0, high=0.9999)
     weight_decay: float = option(
         1e-4, "weight decay (not on biases and normalisation)", low=0, high=1
@@ -167,6 +193,17 @@ class TrainConfig:
         low=2,
         high=10**6,
         flags=("--batch-size", "-b"),
+    )
+    micro_batch: int | Auto = option(
+        0,
+        "pictures a process holds activations of, same gradients (0: its whole share; auto: what "
+        "fits the memory)",
+        low=0,
+        high=10**6,
+        flags=("--micro-batch",),
+    )
+    bn_group: int | Global = option(
+        "global", "pictures whose batch-norm statistics are shared, or global", low=1, high=10**6
     )
     seed: int = option(
         0, "seed of weights, order and views", low=0, high=2**63 - 1, flags=("--seed", "-s")
@@ -218,7 +255,7 @@ def options() -> dict[str, dataclasses.Field[Any]]:
 
 
 def field_type(key: str) -> Any:
-    """Return the type of a dotted key: str, int, float, bool, a Literal, or float | Auto."""
+    """Return the type of a dotted key: str, int, float, bool, a Literal, or as float | Auto."""
     section, name = key.split(".")
     return _types(section)[name]
 
@@ -257,11 +294,9 @@ def _checked(key: str, value: object, where: str) -> Scalar:
     known = options()
     if key not in known:
         raise UsageError(f"{where}: unknown key {key!r}.{did_you_mean(key, known)}")
-    kind = field_type(key)
-    if kind == float | Auto:
-        if value == "auto":
-            return "auto"
-        kind = float
+    kind, word = _number_or_word(field_type(key))
+    if word and value == word:
+        return word
     if kind is float and type(value) is int:
         value = float(value)
     if key == VIEWS and isinstance(value, list):
@@ -285,9 +320,18 @@ def _checked(key: str, value: object, where: str) -> Scalar:
     return typing.cast(Scalar, value)
 
 
+def _number_or_word(kind: Any) -> tuple[Any, str | None]:
+    """Split ``float | Auto`` and its like into the number's type and the word that may stand."""
+    if typing.get_origin(kind) is typing.Union:
+        number, words = typing.get_args(kind)
+        return number, typing.get_args(words)[0]
+    return kind, None
+
+
 def _article(kind: Any) -> str:
     names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
-    return names.get(kind, 'a number or "auto"')
+    number, word = _number_or_word(kind)
+    return names[number] + (f' or "{word}"' if word else "")
 
 
 def range_text(key: str) -> str:
@@ -435,11 +479,9 @@ def from_text(key: str, text: str, where: str) -> Scalar:
     Raises:
         UsageError: the text is not a value of that type.
     """
-    kind = field_type(key)
-    if kind == float | Auto:
-        if text == "auto":
-            return text
-        kind = float
+    kind, word = _number_or_word(field_type(key))
+    if text == word:
+        return text
     if kind is bool and text.lower() in {"true", "false", "1", "0", "yes", "no"}:
         return text.lower() in {"true", "1", "yes"}
     if kind in (int, float):

@@ -53,7 +53,7 @@ def test_a_higher_layers_length_clears_the_lower_ones(tmp_path):
     [
         ({"optim.base_lrr": 1.0}, r"unknown key 'optim.base_lrr'. Did you mean 'optim.base_lr'"),
         ({"optim.base_lr": "x"}, "optim.base_lr takes a number, not 'x'"),
-        ({"optim.name": "sdg"}, "not one of sgd, adamw, lars. Did you mean 'sgd'"),
+        ({"optim.name": "sdg"}, "not one of sgd, adam, adamw, lars. Did you mean 'sgd'"),
         ({"train.batch_size": 1}, r"train.batch_size is 1, outside \[2, 1e\+06\]"),
         ({"train.batch_size": True}, "train.batch_size takes a whole number, not True"),
         ({"augment.min_scale": float("nan")}, "augment.min_scale is nan, outside"),
