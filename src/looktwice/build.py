@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import optim
+from torch import nn, optim
 
 from looktwice import config as configuration
+from looktwice import distributed
 from looktwice import optim as optimisers
 from looktwice.augment import Policy
 from looktwice.config import Config
 from looktwice.data import Loader, Splits
 from looktwice.errors import UsageError
-from looktwice.methods import Method, build_method
+from looktwice.large_batch import LargeBatch
+from looktwice.methods import Method, Parts, build_method
 from looktwice.models import (
     Encoder,
     EncoderSpec,
@@ -41,17 +43,14 @@ class Training:
     policy: Policy
     loader: Loader
     method: Method
+    large_batch: LargeBatch
     encoder: Encoder
     optimizer: optim.Optimizer
     monitor: Monitor
     device: torch.device
     peak_lr: float
     warmup_steps: int
-
-    @property
-    def use_amp(self) -> bool:
-        """Whether the network runs in bfloat16: on CUDA, unless it is switched off."""
-        return self.device.type == "cuda" and self.config.train.amp == "auto"
+    drops: tuple[float, ...] | None
 
     @property
     def num_epochs(self) -> float:
@@ -112,16 +111,6 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _check_pair(config: Config, policy: Policy) -> None:
-    """Refuse views that the method does not take (UsageError)."""
-    if policy.num_views != 2 or len(policy.groups) != 1:
-        sizes = ", ".join(f"{len(views)} of {size} px" for size, views in policy.groups.items())
-        raise UsageError(
-            f"policy {config.augment.policy!r} makes other views ({sizes}) than "
-            f"{config.method.name} takes: two views of one size"
-        )
-
-
 def build(config: Config, splits: Splits) -> Training:
     """Build every part of a run from a settled configuration; seeds torch's generators.
 
@@ -135,7 +124,6 @@ def build(config: Config, splits: Splits) -> Training:
     torch.manual_seed(config.train.seed)
     policy = build_policy(config.augment)
     policy.check_channels(splits.train.channels)
-    _check_pair(config, policy)
     loader = Loader(
         splits.train,
         policy,
@@ -144,8 +132,19 @@ def build(config: Config, splits: Splits) -> Training:
         threads=config.data.threads,
         max_bad=config.data.max_bad,
         scaled_decoding=config.data.scaled_decoding,
+        share=distributed.share(config.train.batch_size),
     )
-    method, encoder = _build_networks(config, splits.train.channels, device)
+    method, encoder = _build_networks(config, splits, policy, device)
+    distributed.copy_from_first(list(method.state_dict().values()))
+    large_batch = LargeBatch(
+        method,
+        encoder.normalize,
+        batch_size=config.train.batch_size,
+        micro_batch=_micro_batch(config),
+        bn_group=config.train.bn_group,
+        amp=device.type == "cuda" and config.train.amp == "auto",
+        seed=config.train.seed,
+    )
     if config.train.compile:
         method.backbone.compile()
     return Training(
@@ -154,6 +153,7 @@ def build(config: Config, splits: Splits) -> Training:
         policy=policy,
         loader=loader,
         method=method,
+        large_batch=large_batch,
         encoder=encoder,
         optimizer=optimisers.build_optimizer(
             method,
@@ -173,6 +173,9 @@ def build(config: Config, splits: Splits) -> Training:
             steps_per_epoch=loader.steps_per_epoch,
             total_steps=config.train.steps,
         ),
+        drops=(
+            optimisers.parse_drops(config.optim.drops) if config.optim.schedule == "drops" else None
+        ),
     )
 
 
@@ -187,29 +190,56 @@ def open_device(name: str) -> torch.device:
     return device
 
 
-def _build_networks(config: Config, channels: int, device: torch.device) -> tuple[Method, Encoder]:
-    model = config.model
+def _build_networks(
+    config: Config, splits: Splits, policy: Policy, device: torch.device
+) -> tuple[Method, Encoder]:
+    model, channels = config.model, splits.train.channels
     small_stem = model.stem == "small"
     backbone = build_backbone(
         model.backbone, channels=channels, small_stem=small_stem, init=model.init
     )
-    num_features = feature_width(backbone, channels, (config.augment.size, model.image_size))
-    head = build_head(
-        model.head,
-        num_features=num_features,
-        num_layers=model.head_layers,
-        width=model.head_width or num_features,
-        embedding_dim=model.embedding_dim,
+    sides = (*policy.groups, model.image_size)
+    num_features = feature_width(backbone, channels, sides)
+    width = model.head_width or num_features
+    embedding_dim = num_features if model.head == "none" else model.embedding_dim
+    parts = Parts(
+        backbone=backbone,
+        projection_head=build_head(
+            model.head,
+            num_features=num_features,
+            num_layers=model.head_layers,
+            width=width,
+            embedding_dim=embedding_dim,
+            norm=model.head_norm,
+        ),
+        predictor=lambda: build_head(
+            "mlp",
+            num_features=embedding_dim,
+            num_layers=2,
+            width=model.predictor_width or width,
+            embedding_dim=embedding_dim,
+        ),
+        classifier=lambda num_classes: nn.Linear(num_features, num_classes),
+        embedding_dim=embedding_dim,
+        num_views=policy.num_views,
+        num_full=len(policy.groups[policy.size]),
+        num_classes=0 if splits.train.labels is None else int(splits.train.labels.max()) + 1,
     )
-    method = build_method(config.method.name, backbone, head, temperature=config.method.temperature)
+    method = build_method(config.method, parts)
     mean, std = backbone_normalisation(backbone, model.init, channels)
     spec = EncoderSpec(model.backbone, channels, small_stem, model.image_size, mean, std)
     method = method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return method, Encoder(backbone, spec).to(device)
 
 
+def _micro_batch(config: Config) -> int:
+    assert config.train.micro_batch != "auto", "settled before"
+    return config.train.micro_batch
+
+
 def untrained_encoder(config: Config, splits: Splits) -> Encoder:
     """Return the encoder a run started from, weight for weight, in eval mode."""
     torch.manual_seed(config.train.seed)
-    _, encoder = _build_networks(config, splits.train.channels, torch.device("cpu"))
+    policy = build_policy(config.augment)
+    _, encoder = _build_networks(config, splits, policy, torch.device("cpu"))
     return encoder.eval()

@@ -35,6 +35,10 @@ class RunError(LooktwiceError):
     """A run folder that is missing, incomplete, damaged, or already there."""
 
 
+class PeerError(LooktwiceError):
+    """Another of the processes that train together ended; it has told why."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the nearest known name, or the list of known names."""
     import difflib  # only a mistake needs it

@@ -53,3 +53,29 @@ def similarity_logits(z: Tensor, temperature: float, normalize: bool = True) -> 
 def nt_xent_chance(num_pairs: int) -> float:
     """Return the loss of guessing among the 2N - 1 others, log(2N - 1), in nats."""
     return math.log(2 * num_pairs - 1)
+
+
+def info_nce(
+    queries: Tensor,
+    keys: Tensor,
+    *,
+    temperature: float,
+    normalize: bool = True,
+    queue: Tensor | None = None,
+) -> Tensor:
+    """InfoNCE."""
+    if normalize:
+        queries, keys = F.normalize(queries, dim=1), F.normalize(keys, dim=1)
+    if queue is None:
+        logits = queries @ keys.T / temperature
+        return F.cross_entropy(logits, torch.arange(len(queries)))
+    positive = (queries * keys).sum(1, keepdim=True)
+    logits = torch.cat([positive, queries @ queue.to(queries.dtype).T], 1) / temperature
+    return F.cross_entropy(logits, torch.zeros(len(queries), dtype=torch.int64))
+
+
+def sup_con(z: Tensor, labels: Tensor, *, temperature: float, normalize: bool = True) -> Tensor:
+    """SupCon."""
+    log_p = similarity_logits(z, temperature, normalize).log_softmax(1)
+    same = (labels[:, None] == labels) & ~torch.eye(len(z), dtype=torch.bool)
+    return -(log_p.masked_fill(~same, 0).sum(1) / same.sum(1).clamp(min=1)).mean()

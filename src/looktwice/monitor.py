@@ -7,13 +7,14 @@ from typing import final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from looktwice.augment import Policy
 from looktwice.data import Source, Splits, permute, subset
 from looktwice.errors import DataError
 from looktwice.features import encode, prepare, readable
-from looktwice.methods import Method
+from looktwice.methods import Method, over_views
 from looktwice.metrics import Health, knn_predict, measure_health
 from looktwice.models import Encoder
 
@@ -65,7 +66,7 @@ class Monitor:
         device = encoder.mean.device
         embeddings = torch.cat(
             [
-                method.embed(encoder.normalize(block.to(device))).cpu()
+                over_views(method.project, (encoder.normalize(block.to(device)),)).cpu()
                 for block in torch.split(self._views, BLOCK)
             ]
         )
@@ -103,14 +104,26 @@ def _sample(source: Source, count: int) -> Source:
 
 
 def _fixed_views(source: Source, policy: Policy, seed: int) -> Tensor:
-    """Return views (N, V, C, S, S), uint8, of all pictures that can be read."""
+    """Return two views (N, 2, C, S, S), uint8, of all pictures that can be read.
+
+    They are the first two of the first size; where a policy makes one, that of two epochs.
+    """
     views = [
-        policy([picture], seed=seed, epoch=MONITOR_EPOCH, indices=np.array([index]))
-        for index, picture in readable(source)
+        _two_views(picture, policy, seed=seed, index=index) for index, picture in readable(source)
     ]
     if len(views) < 2:
         raise DataError(
             f"{len(views)} of the {len(source)} validation pictures of {source.name!r} can be "
             "read; health takes 2: add pictures, or raise --data.validation-fraction"
         )
-    return torch.from_numpy(np.concatenate(views)).permute(0, 1, 4, 2, 3)
+    return torch.from_numpy(np.stack(views)).permute(0, 1, 4, 2, 3)
+
+
+def _two_views(
+    picture: NDArray[np.uint8], policy: Policy, *, seed: int, index: int
+) -> NDArray[np.uint8]:
+    made: list[NDArray[np.uint8]] = []
+    for epoch in (MONITOR_EPOCH, MONITOR_EPOCH - 1):
+        views = policy([picture], seed=seed, epoch=epoch, indices=np.array([index]))
+        made += list(views[0][0] if isinstance(views, tuple) else views[0])
+    return np.stack(made[:2])

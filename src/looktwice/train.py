@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import resource
 import shlex
 import signal
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 
 from looktwice import config as configuration
+from looktwice import distributed
 from looktwice.build import Training, build, settle, with_steps
 from looktwice.checkpoint import (
     checkpoint_name,
@@ -39,7 +41,7 @@ from looktwice.config import Config
 from looktwice.console import TrainingConsole, clock, epoch_line
 from looktwice.data import BadPicture, Batch, Splits, open_splits
 from looktwice.errors import RunError
-from looktwice.metrics import Health, contrastive_top1, health_verdict
+from looktwice.metrics import Health, health_verdict
 from looktwice.models import encoder_bytes
 from looktwice.optim import learning_rate
 from looktwice.run import (
@@ -134,19 +136,47 @@ def start(
     file: TextIO,
     splits: Splits | None = None,
 ) -> Run:
-    """Resolve what the configuration leaves open, make the run folder, and train."""
-    check_free(out)
-    splits = splits or open_data(config.data)
-    with TrainingConsole(file) as console:
+    """Resolve what the configuration leaves open, make the run folder, and train.
+
+    Of several processes the first one writes and prints.
+    """
+    with distributed.joined(config.train.device), _console(file) as console:
+        if distributed.is_first():
+            check_free(out)
+        splits = splits or open_data(config.data)
         config = settle(config, splits)
         if config.train.minutes:
             config = calibrate(config, splits, console)
         training = build(config, splits)
-        run = create_run(out, config, command=command, fingerprint=splits.train.fingerprint())
+        run = _create_run(out, config, command=command, splits=splits)
         console.say(f"run {run.path}: {describe(training)}, {length(training)}")
-        with exclusive(run):
+        with _held(run):
             train(run, training, Progress(), console)
     return run
+
+
+def _create_run(out: Path | None, config: Config, *, command: str, splits: Splits) -> Run:
+    run = None
+    if distributed.is_first():
+        run = create_run(out, config, command=command, fingerprint=splits.train.fingerprint())
+    made = distributed.from_first(run)
+    assert made is not None
+    return made
+
+
+@contextlib.contextmanager
+def _console(file: TextIO) -> Iterator[TrainingConsole]:
+    """Yield what prints: nothing in any process but the first."""
+    with contextlib.ExitStack() as stack:
+        if not distributed.is_first():
+            file = stack.enter_context(Path(os.devnull).open("w"))
+        yield stack.enter_context(TrainingConsole(file))
+
+
+@contextlib.contextmanager
+def _held(run: Run) -> Iterator[None]:
+    with exclusive(run) if distributed.is_first() else contextlib.nullcontext():
+        yield
 
 
 def dry_run(config: Config, out: Path | None) -> str:
@@ -177,9 +207,9 @@ def resume(path: Path, *, file: TextIO, splits: Splits | None = None) -> Run:
     if run.summary_file.exists() and run.encoder_file.exists():
         print(f"{run.path} is finished: all {config.train.steps} steps are done", file=file)
         return run
-    splits = splits or open_data(config.data)
-    check_pictures(run, splits)
-    with exclusive(run), TrainingConsole(file) as console:
+    with distributed.joined(config.train.device), _held(run), _console(file) as console:
+        splits = splits or open_data(config.data)
+        check_pictures(run, splits)
         training = build(config, splits)
         progress = restore(run, training, console)
         console.say(f"{run.path} goes on at step {progress.step} of {config.train.steps}")
@@ -196,8 +226,13 @@ def describe(training: Training) -> str:
         f"{training.config.method.name}, {training.config.model.backbone} "
         f"({parameters / 1e6:.2f} M parameters), {len(pictures):,} pictures of {pictures.name} "
         f"({classes}, {'grey' if pictures.channels == 1 else 'colour'}), {training.device}, "
-        f"{config.threads} threads"
+        f"{config.threads} threads{_processes()}"
     )
+
+
+def _processes() -> str:
+    number = distributed.world_size()
+    return f" in each of {number} processes" if number > 1 else ""
 
 
 def length(training: Training) -> str:
@@ -210,7 +245,8 @@ def calibrate(config: Config, splits: Splits, console: TrainingConsole) -> Confi
     """Turn minutes into steps: train a throw-away copy for some seconds and count."""
     training = build(with_steps(config, 10**9), splits)
     begun = time.perf_counter()
-    training.monitor.measure(training.method, training.encoder)
+    if distributed.is_first():
+        training.monitor.measure(training.method, training.encoder)
     per_measurement = time.perf_counter() - begun
     durations: list[float] = []
     with contextlib.closing(training.loader.batches(0, 10**9)) as batches:
@@ -219,13 +255,14 @@ def calibrate(config: Config, splits: Splits, console: TrainingConsole) -> Confi
             train_step(training, batch, 0.0)
             begun, before = time.perf_counter(), begun
             durations.append(begun - before)
-            if sum(durations) > CALIBRATION_SECONDS and len(durations) >= CALIBRATION_STEPS:
+            enough = sum(durations) > CALIBRATION_SECONDS and len(durations) >= CALIBRATION_STEPS
+            if distributed.any_process(enough):
                 break
     per_step = statistics.mean(durations[CALIBRATION_STEPS // 2 :])
     per_epoch = training.loader.steps_per_epoch * per_step
     share = per_epoch / (per_epoch + per_measurement / config.train.monitor_every)
     budget = config.train.minutes * 60 - 2 * per_measurement
-    steps = max(1, math.floor(share * budget / per_step))
+    steps = distributed.from_first(max(1, math.floor(share * budget / per_step)))
     console.say(
         f"calibrated: {per_step * 1e3:.0f} ms a step, so {config.train.minutes:g} minutes "
         f"are {steps:,} steps"
@@ -248,7 +285,7 @@ def train(run: Run, training: Training, progress: Progress, console: TrainingCon
         finish_epoch(run, training, progress, console, rate=None)
     with (
         stop_request() as stopped,
-        _recording_bad_files(run, training),
+        _recording_bad_files(run, training, progress),
         contextlib.closing(loader.batches(progress.step, config.steps)) as batches,
     ):
         for batch in batches:
@@ -257,6 +294,7 @@ def train(run: Run, training: Training, progress: Progress, console: TrainingCon
                 total_steps=config.steps,
                 warmup_steps=training.warmup_steps,
                 peak_lr=training.peak_lr,
+                drops=training.drops,
             )
             loss, top1 = train_step(training, batch, rate)
 
@@ -274,7 +312,8 @@ def train(run: Run, training: Training, progress: Progress, console: TrainingCon
                 finish_epoch(run, training, progress, console, rate=rate)
             every = config.checkpoint_every
             due = progress.step % every == 0 if every else epoch_ends
-            stop = stopped()  # asked once: what is not saved must not be called saved
+            # Asked once: what is not saved must not be called saved.
+            stop = distributed.any_process(stopped())
             if due or finished or stop or progress.best_step == progress.step:
                 save(run, training, progress)
             if stop and not finished:
@@ -295,21 +334,26 @@ def train_step(training: Training, batch: Batch, rate: float) -> tuple[float, fl
     method, optimizer = training.method, training.optimizer
     for group in optimizer.param_groups:
         group["lr"] = rate
-    (pixels,) = batch.views
-    views = torch.from_numpy(pixels).to(training.device).permute(0, 1, 4, 2, 3)
-    with torch.autocast(training.device.type, torch.bfloat16, enabled=training.use_amp):
-        embeddings = method.embed(training.encoder.normalize(views))
-    loss = method.loss(embeddings)
+    views = tuple(
+        torch.from_numpy(part).to(training.device).permute(0, 1, 4, 2, 3) for part in batch.views
+    )
+    loss, embedded = training.large_batch.backward(views, _labels(training, batch), step=batch.step)
     value = loss.item()
     if not math.isfinite(value):
         raise RunError(
             f"the loss is {value} at step {batch.step + 1}; the step was not taken. "
             "Lower --optim.base-lr, or raise --method.temperature"
         )
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
-    return value, contrastive_top1(embeddings[:, 0].detach(), embeddings[:, 1].detach())
+    method.after_step(embedded, (batch.step + 1) / training.config.train.steps)
+    return value, method.top1(embedded)
+
+
+def _labels(training: Training, batch: Batch) -> torch.Tensor | None:
+    labels = training.splits.train.labels
+    if not training.method.uses_labels or labels is None:
+        return None
+    return torch.from_numpy(labels[batch.indices]).to(training.device)
 
 
 def finish_epoch(
@@ -326,17 +370,26 @@ def finish_epoch(
     finished = progress.step == config.train.steps
     measured = None
     if epoch % config.train.monitor_every == 0 or finished:
-        measured = training.monitor.measure(training.method, training.encoder)
+        if distributed.is_first():
+            measured = training.monitor.measure(training.method, training.encoder)
+        measured = distributed.from_first(measured)
+        assert measured is not None
         progress.untrained = progress.untrained or measured.health.as_dict()
     knn = measured.knn if measured else None
     if knn is not None and knn > progress.best_knn and progress.step > 0:
         progress.best_knn, progress.best_step = knn, progress.step
+    means = progress.mean(progress.loss_sum), progress.mean(progress.top1_sum)
+    progress.loss_sum = progress.top1_sum = 0.0
+    progress.steps_summed = 0
+    if not distributed.is_first():
+        return
+    loss, top1 = means
     record = {
         "epoch": epoch,
         "step": progress.step,
-        "loss": progress.mean(progress.loss_sum),
+        "loss": loss,
         "chance_loss": training.method.chance_loss(config.train.batch_size),
-        "top1": progress.mean(progress.top1_sum),
+        "top1": top1,
         "learning_rate": rate,
         "temperature": config.method.temperature,
         "knn": knn,
@@ -352,8 +405,6 @@ def finish_epoch(
     append_line(run.log_file, line)
     if config.train.tensorboard:
         write_events(run.path / "tensorboard", record)
-    progress.loss_sum = progress.top1_sum = 0.0
-    progress.steps_summed = 0
 
 
 def _verdict(health: Health, training: Training, progress: Progress) -> str:
@@ -380,14 +431,13 @@ def peak_memory_mb() -> float:
 
 def save(run: Run, training: Training, progress: Progress) -> None:
     """Write a checkpoint of everything that decides the rest of the run; drop older ones."""
+    progress.bad_pictures = _bad_pictures(training)
+    if not distributed.is_first():
+        return
     parts = {
         "method": training.method.state_dict(),
         "optimizer": optimizer_tensors(training.optimizer),
         "generators": generator_tensors(),
-    }
-    progress.bad_pictures = {
-        str(index): [bad.identifier, bad.reason]
-        for index, bad in sorted(training.loader.bad_pictures.items())
     }
     run.checkpoints.mkdir(exist_ok=True)
     save_checkpoint(run.checkpoints, progress.step, parts, dataclasses.asdict(progress))
@@ -395,30 +445,53 @@ def save(run: Run, training: Training, progress: Progress) -> None:
     prune_checkpoints(run.checkpoints, keep_last=training.config.train.keep_last, keep=best)
 
 
+def _bad_pictures(training: Training) -> dict[str, list[str]]:
+    """Return the name and reason of every bad picture met by any process, by index."""
+    found: dict[int, BadPicture] = {}
+    for own in distributed.from_all(training.loader.bad_pictures):
+        found |= own
+    return {str(index): [bad.identifier, bad.reason] for index, bad in sorted(found.items())}
+
+
 def restore(run: Run, training: Training, console: TrainingConsole) -> Progress:
-    """Put a run's last whole checkpoint back and return where it stood; else a new start."""
+    """Put a run's last whole checkpoint back and return where it stood; else a new start.
+
+    The first process reads it for all of them.
+    """
+    found = _last_checkpoint(run, console) if distributed.is_first() else None
+    found = distributed.from_first(found)
     progress = Progress()
-    for path in reversed(list_checkpoints(run.checkpoints)):
-        try:
-            parts, state = load_checkpoint(path)
-        except RunError as error:
-            console.say(f"{error}; going back to the one before it")
-            continue
+    if found is not None:
+        parts, state = found
         training.method.load_state_dict(parts["method"])
         load_optimizer_tensors(training.optimizer, parts["optimizer"])
         load_generator_tensors(parts["generators"])
         progress = Progress(**state)
-        break
     training.loader.bad_pictures.update(
         {int(index): BadPicture(*found) for index, found in progress.bad_pictures.items()}
     )
-    kept = [r for r in read_metrics(run) if progress.step and r["step"] <= progress.step]
-    write_atomic(run.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))
+    if distributed.is_first():
+        kept = [r for r in read_metrics(run) if progress.step and r["step"] <= progress.step]
+        write_atomic(run.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))
     return progress
+
+
+def _last_checkpoint(
+    run: Run, console: TrainingConsole
+) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]] | None:
+    for path in reversed(list_checkpoints(run.checkpoints)):
+        try:
+            return load_checkpoint(path)
+        except RunError as error:
+            console.say(f"{error}; going back to the one before it")
+    return None
 
 
 def finish(run: Run, training: Training, progress: Progress, console: TrainingConsole) -> None:
     """Write the encoder and the run's totals, and say what can be done next."""
+    progress.bad_pictures = _bad_pictures(training)
+    if not distributed.is_first():
+        return
     encoder = training.encoder
     write_atomic(run.encoder_file, encoder_bytes(encoder.backbone, encoder.spec))
     last = read_metrics(run)[-1]
@@ -428,7 +501,7 @@ def finish(run: Run, training: Training, progress: Progress, console: TrainingCo
         "pictures": progress.step * training.config.train.batch_size,
         "verdict": last["verdict"],
         "best_step": progress.best_step if progress.best_step >= 0 else None,
-        "bad_pictures": len(training.loader.bad_pictures),
+        "bad_pictures": len(progress.bad_pictures),
         "train_seconds": last["time"]["seconds"],
         "pictures_per_second": last["time"]["pictures_per_second"],
         "peak_memory_mb": last["time"]["memory_mb"],
@@ -460,11 +533,12 @@ def stop_request() -> Iterator[Callable[[], bool]]:
 
 
 @contextlib.contextmanager
-def _recording_bad_files(run: Run, training: Training) -> Iterator[None]:
+def _recording_bad_files(run: Run, training: Training, progress: Progress) -> Iterator[None]:
     try:
         yield
     finally:
-        found = {bad.identifier: bad.reason for bad in training.loader.bad_pictures.values()}
-        if found:
+        found = dict(progress.bad_pictures.values())
+        found |= {bad.identifier: bad.reason for bad in training.loader.bad_pictures.values()}
+        if found and distributed.is_first():
             lines = (json.dumps({"path": p, "reason": r}) for p, r in sorted(found.items()))
             write_atomic(run.bad_files, "\n".join(lines) + "\n")

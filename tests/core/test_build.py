@@ -116,6 +116,11 @@ def built(**flags):
     return build(settle(config, splits), splits)
 
 
+def settings_of(method):
+    """What a method was given beside its networks."""
+    return repr({k: v for k, v in vars(method).items() if k.startswith("_") and type(v) is not dict})
+
+
 def signature(training):
     weights = hashlib.sha256()
     for value in training.method.state_dict().values():
@@ -127,10 +132,11 @@ def signature(training):
     loader = training.loader
     splits = training.splits
     return (
-        training.policy, repr(training.method), weights.hexdigest(), training.method.temperature,
+        training.policy, repr(training.method), weights.hexdigest(), settings_of(training.method),
         type(training.optimizer).__name__, repr(groups), training.peak_lr, training.warmup_steps,
         loader.steps_per_epoch, loader._batch_size, loader._seed, loader._threads, loader._max_bad,
         loader._scaled_decoding,
+        training.large_batch.micro_batch, training.large_batch._group, training.drops,
         training.encoder.spec, training.config.train.steps, torch.get_num_threads(),
         tuple(part.fingerprint() for part in (splits.train, splits.validation, splits.test)),
         training.method.backbone._compiled_call_impl is None,

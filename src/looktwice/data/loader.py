@@ -32,7 +32,9 @@ MAX_HELD = 1 << 26
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One global batch; valid until the next one is requested, since its buffer is used again.
+    """One global batch, or a process's share of it.
+
+    It is valid until the next one is requested, since its buffers are used again.
 
     Attributes:
         step: global step, from 0.
@@ -95,6 +97,7 @@ class Loader:
         threads: batches worked on at once; 0 makes each in the caller when it is asked for.
         max_bad: share of the source that may be bad before the loader gives up, 0 to 1.
         scaled_decoding: whether JPEGs are decoded no larger than the views need.
+        share: which of a batch's B pictures this process loads; all by default.
         depth: buffers, that is batches made or in the making, the consumer's included; at
             least threads + 1 are kept.
 
@@ -117,6 +120,7 @@ class Loader:
         threads: int,
         max_bad: float = 0.01,
         scaled_decoding: bool = True,
+        share: slice | None = None,
         depth: int = 3,
     ) -> None:
         _check(
@@ -128,6 +132,7 @@ class Loader:
         self._source = source
         self._policy = policy
         self._batch_size = batch_size
+        self._share = range(batch_size)[share or slice(None)]
         self._seed = seed
         self._threads = threads
         self._max_bad = max_bad
@@ -179,7 +184,7 @@ class Loader:
 
     def _new_views(self) -> tuple[Views, ...]:
         return tuple(
-            np.empty((self._batch_size, len(views), side, side, self._source.channels), np.uint8)
+            np.empty((len(self._share), len(views), side, side, self._source.channels), np.uint8)
             for side, views in self._policy.groups.items()
         )
 
@@ -188,7 +193,7 @@ class Loader:
     ) -> tuple[Batch, dict[int, BadPicture]]:
         """Make the views of a step in their buffers, with the bad pictures met on the way."""
         epoch, batch = divmod(step, self.steps_per_epoch)
-        positions = np.arange(batch * self._batch_size, (batch + 1) * self._batch_size)
+        positions = batch * self._batch_size + np.array(self._share)
         indices = permute(len(self._source), self._seed, epoch, positions)
         task = _Task(epoch, indices, views, {}, stop)
         if self._scaled_decoding and self._source.is_encoded:

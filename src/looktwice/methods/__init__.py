@@ -1,27 +1,29 @@
-"""Methods by name."""
+"""Methods: what is learnt."""
 
 from __future__ import annotations
 
-from torch import nn
-
-from looktwice.errors import UsageError, did_you_mean
-from looktwice.methods.base import Method
+from looktwice.methods.base import Embedded, Method, Pairs, Views, over_views
+from looktwice.methods.builders import METHODS, Parts, build_method
+from looktwice.methods.moco import MoCo
+from looktwice.methods.moco_v3 import MoCoV3
+from looktwice.methods.momentum import MomentumEncoder, momentum_at
 from looktwice.methods.simclr import SimCLR
+from looktwice.methods.supervised import SupCon, Supervised
 
-METHODS = {"simclr": SimCLR}
-
-
-def build_method(
-    name: str, backbone: nn.Module, projection_head: nn.Module, *, temperature: float
-) -> Method:
-    """Build a method by name.
-
-    Raises:
-        UsageError: no method has this name.
-    """
-    if name not in METHODS:
-        raise UsageError(f"unknown method.name {name!r}.{did_you_mean(name, METHODS)}")
-    return METHODS[name](backbone, projection_head, temperature=temperature)
-
-
-__all__ = ["METHODS", "Method", "SimCLR", "build_method"]
+__all__ = [
+    "METHODS",
+    "Embedded",
+    "Method",
+    "MoCo",
+    "MoCoV3",
+    "MomentumEncoder",
+    "Pairs",
+    "Parts",
+    "SimCLR",
+    "SupCon",
+    "Supervised",
+    "Views",
+    "build_method",
+    "momentum_at",
+    "over_views",
+]

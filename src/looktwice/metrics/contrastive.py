@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+BLOCK = 1024  # rows of similarities held at once
+
 
 @torch.no_grad()
 def contrastive_top1(z0: Tensor, z1: Tensor) -> float:
@@ -18,6 +20,11 @@ def contrastive_top1(z0: Tensor, z1: Tensor) -> float:
         z1: embeddings of the second views, (N, D).
     """
     z = F.normalize(torch.cat([z0, z1]).float(), dim=1)
-    cosine = torch.einsum("id,jd->ij", z, z).fill_diagonal_(-2.0)
-    partner = torch.cat([cosine.diagonal(len(z0)), cosine.diagonal(-len(z0))])
-    return float(((cosine >= partner[:, None]).sum(dim=1) == 1).double().mean())
+    partners = torch.arange(len(z), device=z.device).roll(len(z0))
+    solved = torch.zeros((), dtype=torch.int64, device=z.device)
+    for rows in torch.split(torch.arange(len(z), device=z.device), BLOCK):
+        cosine = torch.einsum("id,jd->ij", z[rows], z)
+        cosine[torch.arange(len(rows), device=z.device), rows] = -2.0
+        partner = cosine.gather(1, partners[rows, None])
+        solved += ((cosine >= partner).sum(dim=1) == 1).sum()
+    return solved.item() / len(z)

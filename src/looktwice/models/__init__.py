@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from looktwice.models.backbones import build_backbone, default_small_stem, feature_width
+from looktwice.models.batch_norm import (
+    GroupedBatchNorm,
+    Grouping,
+    group_batch_norm,
+    update_running_statistics,
+)
 from looktwice.models.encoder import (
     Encoder,
     EncoderSpec,
@@ -16,6 +22,8 @@ from looktwice.models.heads import build_head
 __all__ = [
     "Encoder",
     "EncoderSpec",
+    "GroupedBatchNorm",
+    "Grouping",
     "backbone_normalisation",
     "build_backbone",
     "build_head",
@@ -23,5 +31,7 @@ __all__ = [
     "default_small_stem",
     "encoder_bytes",
     "feature_width",
+    "group_batch_norm",
     "read_encoder",
+    "update_running_statistics",
 ]

@@ -6,18 +6,26 @@ from torch import nn
 
 
 def build_head(
-    kind: str, *, num_features: int, num_layers: int, width: int, embedding_dim: int
+    kind: str,
+    *,
+    num_features: int,
+    num_layers: int,
+    width: int,
+    embedding_dim: int,
+    norm: str = "hidden",
 ) -> nn.Module:
     """Build a projection head (N, num_features) -> (N, embedding_dim).
 
     Args:
         kind: ``none`` (identity; then embedding_dim is num_features), ``linear``, or ``mlp``:
-            linear layers with batch-norm and ReLU between (SimCLR, section 4.2, and its
-            published code, which also normalises hidden layers).
+            linear layers with ReLU between.
         num_features: width of the features.
         num_layers: linear layers of the mlp, at least 2.
         width: hidden units of the mlp.
         embedding_dim: dimensions of the embedding.
+        norm: ``hidden``: batch-norm of hidden layers (SimCLR's published code); ``all``: of the
+            last one too, there without scale and shift (MoCo v3's); ``none``: biases instead
+            (MoCo v2's).
     """
     if kind == "none":
         return nn.Identity()
@@ -26,6 +34,10 @@ def build_head(
     layers: list[nn.Module] = []
     num_in = num_features
     for _ in range(num_layers - 1):
-        layers += [nn.Linear(num_in, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
+        layers += [nn.Linear(num_in, width, bias=norm == "none")]
+        layers += [] if norm == "none" else [nn.BatchNorm1d(width)]
+        layers += [nn.ReLU()]
         num_in = width
-    return nn.Sequential(*layers, nn.Linear(num_in, embedding_dim, bias=False))
+    layers += [nn.Linear(num_in, embedding_dim, bias=norm == "none")]
+    layers += [nn.BatchNorm1d(embedding_dim, affine=False)] if norm == "all" else []
+    return nn.Sequential(*layers)
