@@ -118,7 +118,9 @@ def built(**flags):
 
 def settings_of(method):
     """What a method was given beside its networks."""
-    return repr({k: v for k, v in vars(method).items() if k.startswith("_") and type(v) is not dict})
+    return repr(
+        {k: v for k, v in vars(method).items() if k.startswith("_") and type(v) is not dict}
+    )
 
 
 def signature(training):

@@ -18,12 +18,14 @@ from looktwice.models.encoder import (
     read_encoder,
 )
 from looktwice.models.heads import build_head
+from looktwice.models.resnet_tiny import ResNetTiny
 
 __all__ = [
     "Encoder",
     "EncoderSpec",
     "GroupedBatchNorm",
     "Grouping",
+    "ResNetTiny",
     "backbone_normalisation",
     "build_backbone",
     "build_head",
