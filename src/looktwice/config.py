@@ -30,6 +30,7 @@ DEFAULT_RECIPE = "simclr-small"
 ENVIRONMENT_PREFIX = "LOOKTWICE_"
 DURATIONS = ("train.epochs", "train.steps", "train.minutes")
 VIEWS, OWN = "augment.views", "own"
+HEADER_INDENT = "\n#            "  # where the text of a recipe's header stands
 
 
 def option(
@@ -464,7 +465,7 @@ def _filled(text: str, texts: Mapping[str, str], where: str) -> str:
             raise UsageError(
                 f"{where}: nothing to write for {match[0]}.{did_you_mean(match[1], texts)}"
             )
-        return texts[match[1]]
+        return texts[match[1]].replace("\n", HEADER_INDENT)
 
     return re.sub(r"\{([a-z_.]+)\}", text_of, text)
 
