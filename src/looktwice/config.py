@@ -395,8 +395,8 @@ def read_recipes(text: str, file: str) -> dict[str, Recipe]:
 
     A table of ``[variants]`` is one recipe: its tables are laid over the file's, its strings take
     the place of ``{variant.KEY}`` in the header. With ``name = "moco-{policy}-{data}"`` there
-    is a recipe for every pair of ``[variants.policy.…]`` and ``[variants.data.…]``, laid over the
-    file in this order; their table ``with.VALUE`` holds only beside that value of another one.
+    is a recipe for every pair of ``[variants.policy.…]`` and ``[variants.data.…]``, both laid over
+    the file in its order; their table ``with.VALUE`` holds only beside that value of the other.
     ``{name}`` in a header is the recipe's name, ``{policy}`` and ``{data}`` are the values'.
 
     Args:
