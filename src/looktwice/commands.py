@@ -204,9 +204,11 @@ def recipes(name: Annotated[str | None, Parameter(help="recipe to print whole")]
     if name is not None:
         print(configuration.recipe_text(name), end="")
         return
-    for known in configuration.recipe_names():
+    names = configuration.recipe_names()
+    width = max(map(len, names)) + 2
+    for known in names:
         first = configuration.recipe_text(known).splitlines()[0]
-        print(f"{known:28}{first.lstrip('# ')}")
+        print(f"{known:{width}}{first.lstrip('# ')}")
 
 
 def _next_commands(run: Path) -> list[str]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import os
+import re
 import tomllib
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +30,7 @@ DEFAULT_RECIPE = "simclr-small"
 ENVIRONMENT_PREFIX = "LOOKTWICE_"
 DURATIONS = ("train.epochs", "train.steps", "train.minutes")
 VIEWS, OWN = "augment.views", "own"
+HEADER_INDENT = "\n#            "  # where the text of a recipe's header stands
 
 
 def option(
@@ -342,21 +345,137 @@ def range_text(key: str) -> str:
     return f"≥ {low:g}" if low > -math.inf else ""
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """A shipped recipe.
+
+    Attributes:
+        header: comment lines; the first one says what it is.
+        tables: its settings as TOML.
+        values: its settings by dotted key.
+    """
+
+    header: str
+    tables: str
+    values: Mapping[str, object]
+
+
 def recipe_names() -> list[str]:
     """Return the names of the shipped recipes, sorted."""
-    folder = resources.files("looktwice") / "recipes"
-    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return sorted(_recipes())
 
 
 def recipe_text(name: str) -> str:
-    """Return a shipped recipe's TOML text.
+    """Return a shipped recipe as TOML: its header, its name, its settings.
 
     Raises:
         UsageError: no recipe has this name.
     """
-    if name not in recipe_names():
-        raise UsageError(f"unknown recipe {name!r}.{did_you_mean(name, recipe_names())}")
-    return (resources.files("looktwice") / "recipes" / f"{name}.toml").read_text("utf-8")
+    recipe = _recipe(name)
+    return f"{recipe.header}\nrecipe = {toml_value(name)}\n\n{recipe.tables}"
+
+
+def _recipe(name: str) -> Recipe:
+    known = _recipes()
+    if name not in known:
+        raise UsageError(f"unknown recipe {name!r}.{did_you_mean(name, known)}")
+    return known[name]
+
+
+@functools.cache
+def _recipes() -> dict[str, Recipe]:
+    folder = resources.files("looktwice") / "recipes"
+    files = [entry for entry in folder.iterdir() if entry.name.endswith(".toml")]
+    found = [read_recipes(entry.read_text("utf-8"), entry.name) for entry in files]
+    return {name: recipe for recipes in found for name, recipe in recipes.items()}
+
+
+def read_recipes(text: str, file: str) -> dict[str, Recipe]:
+    """Read the recipes of one file: itself, or its variants.
+
+    A table of ``[variants]`` is one recipe: its tables are laid over the file's, its strings take
+    the place of ``{variant.KEY}`` in the header. With ``name = "moco-{policy}-{data}"`` there
+    is a recipe for every pair of ``[variants.policy.…]`` and ``[variants.data.…]``, both laid over
+    the file in its order; their table ``with.VALUE`` holds only beside that value of the other.
+    ``{name}`` in a header is the recipe's name, ``{policy}`` and ``{data}`` are the values'.
+
+    Args:
+        text: TOML that begins with a header of comments.
+        file: its name, which is also the recipe's where there are no variants.
+
+    Raises:
+        UsageError: anything that is no valid setting, with the file and the variant.
+    """
+    header = re.match(r"(#.*\n)*", text)[0]  # type: ignore[index]
+    tables = _toml(text, file)
+    if "variants" not in tables:
+        values = _recipe_layer(tables, file)
+        return {file.removesuffix(".toml"): Recipe(header, text[len(header) :].lstrip(), values)}
+    variants = tables.pop("variants")
+    name = variants.pop("name", "{variant}")
+    axes = variants if name != "{variant}" else {"variant": variants}
+    shared = _recipe_layer(tables, file)
+    found = {}
+    for values_of_axes in itertools.product(*axes.values()):
+        chosen = dict(zip(axes, values_of_axes, strict=True))
+        where = f"{file}, variant {' '.join(chosen.values())!r}"
+        merged = shared
+        for layer in _variant_layers(axes, chosen, where):
+            merged = _without_cleared(merged, layer) | layer
+        texts = _header_texts(axes, chosen)
+        texts["name"] = _filled(name, texts, where)
+        tables_text = "\n".join(_section_lines(merged)) + "\n"
+        found[texts["name"]] = Recipe(_filled(header, texts, where), tables_text, merged)
+    return found
+
+
+def _variant_layers(
+    axes: Mapping[str, Mapping[str, Any]], chosen: Mapping[str, str], where: str
+) -> list[dict[str, object]]:
+    """Return the settings of the chosen values, then those they have beside each other."""
+    known = {value for values in axes.values() for value in values}
+    alone, together = [], []
+    for axis, value in chosen.items():
+        tables = {k: v for k, v in axes[axis][value].items() if not isinstance(v, str)}
+        beside = tables.pop("with", {})
+        for other in beside:
+            if other not in known:
+                hint = did_you_mean(other, known)
+                raise UsageError(f"{where}: no variant is called {other!r}, as in 'with'.{hint}")
+        alone.append(_recipe_layer(tables, where))
+        together += [_recipe_layer(beside[v], where) for v in chosen.values() if v in beside]
+    return alone + together
+
+
+def _header_texts(
+    axes: Mapping[str, Mapping[str, Any]], chosen: Mapping[str, str]
+) -> dict[str, str]:
+    texts = dict(chosen)
+    for axis, value in chosen.items():
+        strings = {k: v for k, v in axes[axis][value].items() if isinstance(v, str)}
+        texts |= {f"{axis}.{key}": text for key, text in strings.items()}
+    return texts
+
+
+def _filled(text: str, texts: Mapping[str, str], where: str) -> str:
+    """Replace ``{…}`` in a header or a name."""
+
+    def text_of(match: re.Match[str]) -> str:
+        if match[1] not in texts:
+            raise UsageError(
+                f"{where}: nothing to write for {match[0]}.{did_you_mean(match[1], texts)}"
+            )
+        return texts[match[1]].replace("\n", HEADER_INDENT)
+
+    return re.sub(r"\{([a-z_.]+)\}", text_of, text)
+
+
+def _recipe_layer(tables: Mapping[str, Any], where: str) -> dict[str, object]:
+    """Return tables by dotted key, each value checked."""
+    values = _dotted(tables, where)
+    for key, value in values.items():
+        _checked(key, value, where)
+    return values
 
 
 def resolve(
@@ -380,7 +499,7 @@ def resolve(
     chosen = recipe or environ.get(f"{ENVIRONMENT_PREFIX}RECIPE") or file_recipe or DEFAULT_RECIPE
     config = Config(recipe=str(chosen))
     layers = [
-        (f"recipe {chosen}", parse(recipe_text(str(chosen)), f"recipe {chosen}")),
+        (f"recipe {chosen}", _recipe(str(chosen)).values),
         (str(file), file_values),
         ("environment", dict(_environment(environ))),
         ("flags", dict(flags or {})),
@@ -394,13 +513,29 @@ def _overlay(config: Config, values: Mapping[str, object], where: str) -> Config
     given = [key for key in DURATIONS if values.get(key)]
     if len(given) > 1:
         raise UsageError(f"{where}: give one of {' and '.join(given)}, not {len(given)}")
-    cleared: dict[str, object] = {key: field_type(key)(0) for key in DURATIONS} if given else {}
+    plain = flatten(Config())
+    cleared: dict[str, object] = {
+        key: field_type(key)(0) if key in DURATIONS else plain[key]
+        for key in plain
+        if _clears(values, key)
+    }
     if "augment.policy" in values or VIEWS in values:
-        plain = flatten(Config())
-        cleared |= {key: plain[key] for key in plain if key.startswith("augment.")}
-        del cleared["augment.size"]
         values = _with_own_policy(values, where)
     return with_values(config, {**cleared, **values}, where)
+
+
+def _clears(values: Mapping[str, object], key: str) -> bool:
+    """Return whether a layer of these values takes back what layers below say of a key."""
+    if key in DURATIONS:
+        return any(values.get(duration) for duration in DURATIONS)
+    names_policy = "augment.policy" in values or VIEWS in values
+    return names_policy and key.startswith("augment.") and key != "augment.size"
+
+
+def _without_cleared(
+    below: Mapping[str, object], values: Mapping[str, object]
+) -> dict[str, object]:
+    return {key: value for key, value in below.items() if not _clears(values, key)}
 
 
 def _with_own_policy(values: Mapping[str, object], where: str) -> dict[str, object]:
@@ -449,7 +584,10 @@ def parse(text: str, where: str) -> dict[str, object]:
     Raises:
         UsageError: the text is not TOML, or a key is unknown.
     """
-    tables = _toml(text, where)
+    return _dotted(_toml(text, where), where)
+
+
+def _dotted(tables: Mapping[str, Any], where: str) -> dict[str, object]:
     values: dict[str, object] = {}
     for name, table in tables.items():
         if name == "recipe" and isinstance(table, str):
@@ -519,18 +657,22 @@ def validate(config: Config) -> Config:
 
 def to_toml(config: Config) -> str:
     """Return the configuration as TOML that `resolve(file=…)` reads back to the same value."""
-    lines = [f"recipe = {toml_value(config.recipe)}"]
-    for section, kind in sections().items():
-        part = getattr(config, section)
-        lines += ["", f"[{section}]"]
-        lines += [
-            f"{entry.name} = {toml_value(getattr(part, entry.name))}"
-            for entry in dataclasses.fields(kind)
-            if f"{section}.{entry.name}" != VIEWS
-        ]
-        if section == "augment" and config.augment.views:
-            lines += [f"views = {toml_value(json.loads(config.augment.views))}"]
-    return "\n".join(lines) + "\n"
+    values: dict[str, object] = dict(flatten(config))
+    del values[VIEWS]
+    if config.augment.views:
+        values[VIEWS] = json.loads(config.augment.views)
+    return "\n".join([f"recipe = {toml_value(config.recipe)}", "", *_section_lines(values)]) + "\n"
+
+
+def _section_lines(values: Mapping[str, object]) -> list[str]:
+    """Return dotted keys as lines of TOML, in the order of the options."""
+    lines: list[str] = []
+    for section in sections():
+        keys = [key for key in options() if key in values and key.startswith(f"{section}.")]
+        if keys:
+            lines += [*([""] if lines else []), f"[{section}]"]
+            lines += [f"{key.split('.')[1]} = {toml_value(values[key])}" for key in keys]
+    return lines
 
 
 def toml_value(value: Any) -> str:
@@ -559,7 +701,7 @@ def load(path: Path) -> Config:
 
 def diff(config: Config, keys: Iterable[str] | None = None) -> list[tuple[str, Scalar, Scalar]]:
     """Return (key, the recipe's value, this value) for every key that departs from its recipe."""
-    values = parse(recipe_text(config.recipe), config.recipe)
-    base = flatten(with_values(Config(recipe=config.recipe), values, config.recipe))
+    values = _recipe(config.recipe).values
+    base = flatten(_overlay(Config(recipe=config.recipe), values, config.recipe))
     mine = flatten(config)
     return [(key, base[key], mine[key]) for key in keys or mine if base[key] != mine[key]]
