@@ -58,12 +58,14 @@ class SupCon(Method):
         backbone: nn.Module,
         projection_head: nn.Module,
         *,
+        num_views: int,
         temperature: float,
         normalize: bool = True,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.projection_head = projection_head
+        self._num_views = num_views
         self._temperature, self._normalize = temperature, normalize
 
     def project(self, pictures: Tensor) -> Tensor:
@@ -83,5 +85,5 @@ class SupCon(Method):
         )
 
     def chance_loss(self, batch_size: int) -> float:
-        """Return log(2B - 1), of two views."""
-        return math.log(2 * batch_size - 1)
+        """Return log(V·B - 1), of V views."""
+        return math.log(self._num_views * batch_size - 1)
