@@ -104,9 +104,10 @@ class Difference:
     def holds(self) -> bool:
         """Whether every difference is within its limit."""
         return (
-            max(self.loss, self.gradient) <= self.limit
-            and (self.state or 0.0) <= MANY_STEPS
-            and (self.error or 0.0) <= ERROR
+            self.loss <= self.limit
+            and self.gradient <= self.limit
+            and (self.state is None or self.state <= MANY_STEPS)
+            and (self.error is None or self.error <= ERROR)
         )
 
     @property
@@ -183,7 +184,7 @@ def _difference(
         layout,
         loss=relative(found["loss"], whole["loss"]),
         gradient=relative(found["gradient"], whole["gradient"]),
-        state=max(state, default=None),
+        state=float(torch.tensor(state).max()) if state else None,  # NaN, if there is one
         error=errors[0] / errors[1] if case.dtype == torch.float32 else None,
     )
 
