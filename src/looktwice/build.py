@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from looktwice.augment import Policy
 from looktwice.config import Config
 from looktwice.data import Loader, Splits
 from looktwice.errors import UsageError
-from looktwice.large_batch import LargeBatch
+from looktwice.large_batch import LargeBatch, activation_bytes, fitting_micro_batch
 from looktwice.methods import Method, Parts, build_method
 from looktwice.models import (
     Encoder,
@@ -83,6 +84,38 @@ def settle(config: Config, splits: Splits) -> Config:
         return config
     per_epoch = len(splits.train) // config.train.batch_size
     return with_steps(config, max(1, round(config.train.epochs * per_epoch)))
+
+
+def settle_micro_batch(config: Config, splits: Splits) -> Config:
+    """Replace "auto" by the largest piece whose activations fill half of the free memory."""
+    if config.train.micro_batch != "auto":
+        return config
+    device = open_device(config.train.device)
+    policy = build_policy(config.augment)
+    method, encoder = _build_networks(config, splits, policy, device)
+    few = 8
+    views = tuple(
+        encoder.normalize(torch.zeros(few, len(group), splits.train.channels, size, size))
+        for size, group in policy.groups.items()
+    )
+    per_picture = activation_bytes(method, tuple(v.to(device) for v in views)) / few
+    own = config.train.batch_size // distributed.world_size()
+    micro_batch = fitting_micro_batch(
+        own,
+        config.train.bn_group,
+        bytes_per_picture=per_picture,
+        budget=free_memory(device) / 2,
+    )
+    chosen = distributed.from_first(micro_batch)
+    return configuration.with_values(config, {"train.micro_batch": chosen})
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes this process may still take on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return free // distributed.local_world_size()
 
 
 def _absolute_paths(config: Config) -> dict[str, object]:

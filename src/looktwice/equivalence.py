@@ -30,6 +30,7 @@ from looktwice.methods import Method, Parts, build_method
 from looktwice.models import ResNetTiny, build_head
 from looktwice.optim import build_optimizer
 
+METHODS: Final = ("simclr", "moco", "moco-v3")
 BATCH_SIZE: Final = 128
 SIDE: Final = 8
 STEPS: Final = 20
@@ -113,15 +114,14 @@ class Difference:
 
 def cases() -> list[Case]:
     """Return all cases: every method that couples pictures, two optimisers, grouped and global."""
+    groups: tuple[int | str, ...] = (BN_GROUP, "global")
     made = [
         Case(method, optimizer, group, torch.float64)
-        for method, optimizer, group in itertools.product(
-            ("simclr", "moco", "moco-v3"), ("sgd", "lars"), (BN_GROUP, "global")
-        )
+        for method in METHODS
+        for optimizer in ("sgd", "lars")
+        for group in groups
     ]
-    singles = [
-        Case(method, "sgd", BN_GROUP, torch.float32) for method in ("simclr", "moco", "moco-v3")
-    ]
+    singles = [Case(method, "sgd", BN_GROUP, torch.float32) for method in METHODS]
     return made + singles
 
 

@@ -25,7 +25,7 @@ import torch
 
 from looktwice import config as configuration
 from looktwice import distributed
-from looktwice.build import Training, build, settle, with_steps
+from looktwice.build import Training, build, settle, settle_micro_batch, with_steps
 from looktwice.checkpoint import (
     checkpoint_name,
     generator_tensors,
@@ -144,7 +144,7 @@ def start(
         if distributed.is_first():
             check_free(out)
         splits = splits or open_data(config.data)
-        config = settle(config, splits)
+        config = settle_micro_batch(settle(config, splits), splits)
         if config.train.minutes:
             config = calibrate(config, splits, console)
         training = build(config, splits)
@@ -183,7 +183,7 @@ def dry_run(config: Config, out: Path | None) -> str:
     """Open the data and build everything; return what a run would be. Writes nothing."""
     check_free(out)
     splits = open_data(config.data)
-    config = settle(config, splits)
+    config = settle_micro_batch(settle(config, splits), splits)
     if config.train.minutes:
         plan = describe(build(with_steps(config, 1), splits))
         return f"{plan}, {config.train.minutes:g} minutes: steps by calibration"
