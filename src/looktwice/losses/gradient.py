@@ -7,7 +7,6 @@ from typing import Any, TypeAlias, final
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from looktwice.losses.arguments import without_autocast
 
@@ -20,7 +19,7 @@ def with_gradient(compute: Compute, *inputs: Tensor) -> Tensor:
     """Return the scalar that `compute` makes of inputs, differentiable once by its gradients.
 
     Only the gradients are kept until backward, which multiplies them by the incoming one in their
-    own precision before it narrows them to the inputs'.
+    own precision before it narrows them to the inputs'. With create_graph it raises RuntimeError.
     """
     wanted = tuple(torch.is_grad_enabled() and z.requires_grad for z in inputs)
     loss: Tensor = _GradientInForward.apply(compute, wanted, *inputs)
@@ -38,8 +37,13 @@ class _GradientInForward(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            # once_differentiable would be silent here unless the incoming gradient needs one.
+            raise RuntimeError(
+                "the gradient of a loss computed in tiles cannot be differentiated again: "
+                "call backward without create_graph"
+            )
         scaled = (
             None if gradient is None else (gradient * incoming).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
