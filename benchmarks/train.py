@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import statistics
 import time
@@ -43,7 +44,7 @@ SHIPPED_WORKERS = 8
 FLOORS = {28: (2.5, 1.7), 20: (4.0, 2.2), 32: (0.0, 1.0)}
 """Ratio to lightly as shipped and tuned that is asked, by side of the views."""
 
-Steps = Callable[[], contextlib.AbstractContextManager[Iterator[Callable[[], object]]]]
+Steps = Callable[[], contextlib.AbstractContextManager[Callable[[], object]]]
 
 
 class AsPil(Dataset[Any]):
@@ -184,24 +185,22 @@ def rate(steps: Steps, count: int, batch_size: int) -> float:
         return count * batch_size / (time.perf_counter() - begun)
 
 
-def bare(training: Training, name: str, side: int, batch_size: int, count: int) -> Any:
+def bare(
+    training: Training, name: str, side: int, batch_size: int, count: int
+) -> dict[str, Callable[[], float]]:
     """Return steps on one ready batch: ours and lightly's, tuned."""
     ready = next(training.loader.batches(0, 1))
     floats = torch.randn(2, batch_size, 1, side, side)
     step = tuned_step(name, side)
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "looktwice": lambda: train_step(training, ready, 0.01),
         "lightly, tuned": lambda: step(floats),
     }
 
-    @contextlib.contextmanager
-    def repeated(call: Callable[[], object]) -> Iterator[Callable[[], object]]:
-        yield call
+    def rate_of(call: Callable[[], object]) -> float:
+        return rate(lambda: contextlib.nullcontext(call), count, batch_size)
 
-    return {
-        n: lambda call=call: rate(lambda: repeated(call), count, batch_size)
-        for n, call in calls.items()
-    }
+    return {name: functools.partial(rate_of, call) for name, call in calls.items()}
 
 
 def flops_per_picture(training: Training, side: int) -> float:
@@ -211,7 +210,7 @@ def flops_per_picture(training: Training, side: int) -> float:
     with FlopCounterMode(display=False) as counter:
         training.method.project(pictures)
     training.method.train()
-    return 3.0 * counter.get_total_flops()
+    return float(3 * counter.get_total_flops())
 
 
 def sgemm_peak() -> float:
