@@ -114,7 +114,7 @@ def shipped(source: Source, name: str, side: int, batch_size: int) -> Steps:
 
 
 def tuned_step(name: str, side: int) -> Callable[[Any], None]:
-    network = Peer(name, side, 1).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    network = Peer(name, side, 1).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.06, momentum=0.9, weight_decay=5e-4)
     criterion = NTXentLoss(temperature=0.5)
 
