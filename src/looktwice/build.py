@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from looktwice.augment import Policy
 from looktwice.config import Config
 from looktwice.data import Loader, Splits
 from looktwice.errors import UsageError
-from looktwice.large_batch import LargeBatch
+from looktwice.large_batch import LargeBatch, activation_bytes, fitting_micro_batch
 from looktwice.methods import Method, OwnMethod, Parts, build_method
 from looktwice.models import (
     Encoder,
@@ -85,6 +86,40 @@ def settle(config: Config, splits: Splits) -> Config:
     return with_steps(config, max(1, round(config.train.epochs * per_epoch)))
 
 
+def settle_micro_batch(
+    config: Config, splits: Splits, own_method: OwnMethod | None = None
+) -> Config:
+    """Replace "auto" by the largest piece whose activations fill half of the free memory."""
+    if config.train.micro_batch != "auto":
+        return config
+    device = open_device(config.train.device)
+    policy = build_policy(config.augment)
+    method, encoder = _build_networks(config, splits, policy, device, own_method)
+    few = 8
+    views = tuple(
+        encoder.normalize(torch.zeros(few, len(group), splits.train.channels, size, size))
+        for size, group in policy.groups.items()
+    )
+    per_picture = activation_bytes(method, tuple(v.to(device) for v in views)) / few
+    own = config.train.batch_size // distributed.world_size()
+    micro_batch = fitting_micro_batch(
+        own,
+        config.train.bn_group,
+        bytes_per_picture=per_picture,
+        budget=free_memory(device) / 2,
+    )
+    chosen = distributed.from_first(micro_batch)
+    return configuration.with_values(config, {"train.micro_batch": chosen})
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes this process may still take on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return free // distributed.local_world_size()
+
+
 def _absolute_paths(config: Config) -> dict[str, object]:
     """Return the paths that are there, absolute: a run may be resumed from elsewhere."""
     values = configuration.flatten(config)
@@ -139,10 +174,7 @@ def build(config: Config, splits: Splits, own: OwnMethod | None = None) -> Train
         scaled_decoding=config.data.scaled_decoding,
         share=distributed.share(config.train.batch_size),
     )
-    encoder = _build_encoder(config, splits.train.channels, policy)
-    method = _build_method(config, splits, policy, encoder.backbone, own)
-    method = method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    encoder = encoder.to(device)
+    method, encoder = _build_networks(config, splits, policy, device, own)
     distributed.copy_from_first(list(method.state_dict().values()))
     large_batch = LargeBatch(
         method,
@@ -196,6 +228,15 @@ def open_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise UsageError(f"--device {name!r} cannot be used here: {reason}") from error
     return device
+
+
+def _build_networks(
+    config: Config, splits: Splits, policy: Policy, device: torch.device, own: OwnMethod | None
+) -> tuple[Method, Encoder]:
+    encoder = _build_encoder(config, splits.train.channels, policy)
+    method = _build_method(config, splits, policy, encoder.backbone, own)
+    method = method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return method, encoder.to(device)
 
 
 def _build_encoder(config: Config, channels: int, policy: Policy) -> Encoder:

@@ -42,6 +42,11 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def local_world_size() -> int:
+    """Return how many of the processes are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def local_rank() -> int:
     """Return this process's number on its machine, which is that of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))

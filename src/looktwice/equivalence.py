@@ -30,6 +30,7 @@ from looktwice.methods import Method, Parts, build_method
 from looktwice.models import ResNetTiny, build_head
 from looktwice.optim import build_optimizer
 
+METHODS: Final = ("simclr", "moco", "moco-v3")
 BATCH_SIZE: Final = 128
 SIDE: Final = 8
 STEPS: Final = 20
@@ -121,13 +122,11 @@ def cases() -> list[Case]:
     groups: tuple[int | str, ...] = (BN_GROUP, "global")
     made = [
         Case(method, optimizer, group, torch.float64)
-        for method, optimizer, group in itertools.product(
-            ("simclr", "moco", "moco-v3"), ("sgd", "lars"), groups
-        )
+        for method in METHODS
+        for optimizer in ("sgd", "lars")
+        for group in groups
     ]
-    singles = [
-        Case(method, "sgd", BN_GROUP, torch.float32) for method in ("simclr", "moco", "moco-v3")
-    ]
+    singles = [Case(method, "sgd", BN_GROUP, torch.float32) for method in METHODS]
     return made + singles
 
 
@@ -184,7 +183,8 @@ def _difference(
         layout,
         loss=relative(found["loss"], whole["loss"]),
         gradient=relative(found["gradient"], whole["gradient"]),
-        state=float(torch.tensor(state).max()) if state else None,  # NaN, if there is one
+        # Unlike Python's, this maximum is NaN where one is.
+        state=float(torch.tensor(state, dtype=torch.float64).max()) if state else None,
         error=errors[0] / errors[1] if case.dtype == torch.float32 else None,
     )
 

@@ -196,6 +196,35 @@ class LargeBatch:
             )
 
 
+def activation_bytes(method: Method, views: Views) -> int:
+    """Return the bytes that the embeddings of some normalised views keep for their gradient."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    weights = {parameter.untyped_storage().data_ptr() for parameter in method.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        embeddings = method.embed(views)
+    del embeddings
+    return sum(size for place, size in kept.items() if place not in weights)
+
+
+def fitting_micro_batch(
+    own: int, bn_group: int | str, *, bytes_per_picture: float, budget: float
+) -> int:
+    """Return the largest piece of `own` pictures, of whole batch-norm groups, within a budget.
+
+    The whole share if batch-norm covers the batch, or the smallest piece if none fits.
+    """
+    if bn_group == "global":
+        return own
+    group = min(int(bn_group), own)
+    pieces = [n for n in range(group, own + 1, group) if own % n == 0] or [own]
+    return max((n for n in pieces if n * bytes_per_picture <= budget), default=pieces[0])
+
+
 def _share(batch_size: int) -> int:
     processes = distributed.world_size()
     if batch_size % processes:

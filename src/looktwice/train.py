@@ -25,7 +25,7 @@ import torch
 
 from looktwice import config as configuration
 from looktwice import distributed
-from looktwice.build import Training, build, settle, with_steps
+from looktwice.build import Training, build, settle, settle_micro_batch, with_steps
 from looktwice.checkpoint import (
     checkpoint_name,
     generator_tensors,
@@ -118,7 +118,8 @@ def pretrain(
     values = {**own, **(settings or {}), "data.source": source}
     config = configuration.resolve(recipe=recipe, flags=values)
     splits = _open_arrays(data, config) if not isinstance(data, str | Path) else None
-    command = f"looktwice.pretrain({source!r}, recipe={recipe!r}, settings={dict(settings or {})})"
+    given = f"recipe={recipe!r}, settings={dict(settings or {})}" + f", {method=}" * bool(method)
+    command = f"looktwice.pretrain({source!r}, {given})"
     return start(
         config,
         Path(out) if out else None,
@@ -155,7 +156,7 @@ def start(
         if distributed.is_first():
             check_free(out)
         splits = splits or open_data(config.data)
-        config = settle(config, splits)
+        config = settle_micro_batch(settle(config, splits), splits, own)
         if config.train.minutes:
             config = calibrate(config, splits, console, own)
         training = build(config, splits, own)
@@ -194,7 +195,7 @@ def dry_run(config: Config, out: Path | None) -> str:
     """Open the data and build everything; return what a run would be. Writes nothing."""
     check_free(out)
     splits = open_data(config.data)
-    config = settle(config, splits)
+    config = settle_micro_batch(settle(config, splits), splits)
     if config.train.minutes:
         plan = describe(build(with_steps(config, 1), splits))
         return f"{plan}, {config.train.minutes:g} minutes: steps by calibration"
