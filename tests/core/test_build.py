@@ -52,6 +52,7 @@ BUILT = {
     "model.embedding_dim": 9,
     "model.head_norm": "all",
     "method.name": "moco",
+    "method.loss": "dcl",
     "method.temperature": 0.7,
     "method.normalize": False,
     "optim.schedule": "drops",
@@ -76,15 +77,13 @@ WITH_MOCO = {
     "method.momentum_schedule": "cosine",
     "method.shuffle_bn": False,
 }
+WITH_MARGIN = {"method.margin": 0.2, "method.semi_hard": True}
 ELSEWHERE = {
     "data.source": "test_cli: folders and names",
     "data.root": "tests/data: fashion-mnist under a root",
     "model.init": "test_models and below",
     "augment.base": "below",
     "augment.views": "test_config: policies of one's own",
-    "method.loss": "tests/losses",
-    "method.margin": "tests/losses",
-    "method.semi_hard": "tests/losses",
     "model.predictor_width": "below: of MoCo v3",
     "optim.drops": "below",
     "train.micro_batch": "below: it needs a bn_group",
@@ -153,7 +152,7 @@ def base_signature():
 
 
 def test_every_option_is_looked_at_here_or_named():
-    everywhere = [*BUILT, *WITH_MOCO, *ELSEWHERE]
+    everywhere = [*BUILT, *WITH_MOCO, *WITH_MARGIN, *ELSEWHERE]
     assert sorted(everywhere) == sorted(configuration.options())
 
 
@@ -166,6 +165,12 @@ def test_an_option_changes_what_is_built(base_signature, key):
 def test_an_option_of_moco_changes_what_is_built(key):
     moco = {"method.name": "moco", "method.queue_size": 50}
     assert signature(built(**{**moco, key: WITH_MOCO[key]})) != signature(built(**moco))
+
+
+@pytest.mark.parametrize("key", WITH_MARGIN)
+def test_an_option_of_the_margin_loss_changes_what_is_built(key):
+    margin = {"method.loss": "margin"}
+    assert signature(built(**{**margin, key: WITH_MARGIN[key]})) != signature(built(**margin))
 
 
 def test_the_width_of_the_predictor_is_built():
