@@ -123,3 +123,21 @@ def test_it_has_the_same_gradient_on_every_layout(processes, tmp_path, monkeypat
 def test_a_calibrated_run_trains_it_too(pretrain):
     run = pretrain(method=BYOL, **{"train.steps": 0, "train.minutes": 0.02})
     assert run.config().train.steps > 0
+
+
+def test_the_loop_tells_step_and_progress(pretrain, monkeypatch):
+    steps, progress = [], []
+    backward = build.LargeBatch.backward
+
+    class Listening(planted.byol().BYOL):
+        def after_step(self, batch, share):
+            progress.append(share)
+
+    def spied(self, views, labels=None, *, step):
+        steps.append(step)
+        return backward(self, views, labels, step=step)
+
+    monkeypatch.setattr(build.LargeBatch, "backward", spied)
+    pretrain(method=functools.partial(Listening, embedding_dim=16), **{"train.steps": 5})
+    assert steps == [0, 1, 2, 3, 4]
+    assert progress == [0.2, 0.4, 0.6, 0.8, 1.0]
