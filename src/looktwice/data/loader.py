@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -285,9 +285,17 @@ class Loader:
 
     def _accept(self, batch: Batch, bad: dict[int, BadPicture]) -> Batch:
         """Count a batch's bad pictures, in the order of the steps."""
+        self.add_bad(bad)
+        return batch
+
+    def add_bad(self, bad: Mapping[int, BadPicture]) -> None:
+        """Count bad pictures, also those that other processes met.
+
+        Raises:
+            DataError: there are too many.
+        """
         self.bad_pictures.update(bad)
         self._check_bad(self.bad_pictures)
-        return batch
 
     def _check_bad(self, bad: dict[int, BadPicture]) -> None:
         length = len(self._source)
