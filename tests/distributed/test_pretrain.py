@@ -1,8 +1,12 @@
 """Training in two processes: the run of one; stopped and broken in every way, and resumed."""
 
+import contextlib
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -145,3 +149,55 @@ def test_a_run_of_two_processes_is_resumed_by_one(together, tmp_path):
     copy = without_the_end(together[0], tmp_path / "copy", 4)
     assert main(["resume", str(copy.path)]) == 0
     assert_close_runs(together[0], copy)
+
+
+@contextlib.contextmanager
+def two_hosts():
+    """Two network namespaces with a cable between them; yields (name, interface, address)."""
+    names = [f"looktwice-{os.getpid()}-{side}" for side in "ab"]
+
+    def ip(*arguments):
+        done = subprocess.run(["ip", *arguments], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no network namespaces here: ip {arguments[0]}: {done.stderr.strip()}")
+
+    if shutil.which("ip") is None:
+        pytest.skip("no network namespaces here: there is no command ip")
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ends = ["netns", names[0], "type", "veth", "peer", "name", "cable1", "netns", names[1]]
+        ip("link", "add", "cable0", *ends)
+        for number, name in enumerate(names):
+            ip("-n", name, "link", "set", "lo", "up")
+            ip("-n", name, "addr", "add", f"10.77.0.{number + 1}/24", "dev", f"cable{number}")
+            ip("-n", name, "link", "set", f"cable{number}", "up")
+        yield [(name, f"cable{n}", f"10.77.0.{n + 1}") for n, name in enumerate(names)]
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+
+def test_two_hosts_train_the_run_of_one_with_two_processes(
+    pictures, start_process, together, tmp_path
+):
+    started, done = start_process
+    out = tmp_path / "run"
+    with two_hosts() as hosts, contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                started(
+                    ["ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run",
+                     "--nnodes=2", "--nproc-per-node=1", f"--local-addr={address}",
+                     "--rdzv-backend=c10d", "--rdzv-endpoint=10.77.0.1:29400",
+                     f"--rdzv-conf=is_host={int(number == 0)}",
+                     "-m", "looktwice", "pretrain", "-d", pictures, "-o", out, *QUICK],
+                    GLOO_SOCKET_IFNAME=interface,
+                )
+            )
+            for number, (name, interface, address) in enumerate(hosts)
+        ]  # fmt: skip
+        ends = [done(process) for process in processes]
+    assert [end.code for end in ends] == [0, 0], ends
+    assert_equal_runs(together[0], Run(out))
+    assert len([end for end in ends if end.out]) == 1, ends
