@@ -73,8 +73,8 @@ def _check_processes(arguments: list[str]) -> None:
     command = next((a for a in arguments if a in COMMANDS), None)
     if launched.world_size() > 1 and command not in (None, *TOGETHER):
         raise UsageError(
-            f"looktwice {command} runs in one process; start it without torchrun "
-            f"(several train together: {', '.join(TOGETHER)})"
+            f"looktwice {command} runs in one process, not in {launched.world_size()}; start it "
+            "without torchrun, and without WORLD_SIZE in the environment"
         )
 
 

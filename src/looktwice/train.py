@@ -544,7 +544,8 @@ def stop_request() -> Iterator[Callable[[], bool]]:
     received: list[int] = []
 
     def request(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT in received and distributed.world_size() == 1:
+        again = number == signal.SIGINT and number in received
+        if again and distributed.world_size() == 1:
             signal.default_int_handler(number, frame)
         received.append(number)
 

@@ -20,6 +20,8 @@ def planted_step(training, batch, rate):
         if batch.step == int(step) and here:
             os.kill(os.getppid(), getattr(signal, f"SIG{what}"))  # torchrun, as a terminal does
         time.sleep(0.3)
+    if what == "own" and here and batch.step == int(step):
+        os.kill(os.getpid(), signal.SIGTERM)
     if what == "kill" and here and reached:
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "raise" and here and reached:
