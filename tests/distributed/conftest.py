@@ -103,5 +103,10 @@ def damaged_pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def many_damaged_pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures") / "many", bad=range(0, 80, 3))
+
+
+@pytest.fixture(scope="session")
 def start_process():
     return started, Done

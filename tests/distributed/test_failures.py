@@ -53,20 +53,19 @@ def test_an_out_folder_that_cannot_be_made_is_told_once(pictures, torchrun):
     assert "cannot make /proc/run" in line, done
 
 
-def test_minutes_and_bad_pictures_end_at_the_same_step(damaged_pictures, torchrun, tmp_path):
+def test_minutes_and_bad_pictures_end_at_the_same_step(many_damaged_pictures, torchrun, tmp_path):
     run = Run(tmp_path / "run")
     done = torchrun(
-        "pretrain", "-d", damaged_pictures, "-o", run.path, *QUICK,
-        "--minutes", "0.02", "--data.max-bad", "0.5",
+        "pretrain", "-d", many_damaged_pictures, "-o", run.path, *QUICK,
+        "--minutes", "0.02", "--data.max-bad", "0.9",
     )  # fmt: skip
     assert done.code == 0, done
     (steps,) = re.findall(r"minutes are ([\d,]+) steps", done.out)
     steps = int(steps.replace(",", ""))
     assert run.config().train.steps == steps
     assert list_checkpoints(run.checkpoints)[-1].name == f"step-{steps:08d}"
-    assert len(run.bad_files.read_text().splitlines()) == json.loads(
-        run.summary_file.read_text()
-    )["bad_pictures"]  # fmt: skip
+    found = json.loads(run.summary_file.read_text())["bad_pictures"]
+    assert found == len(run.bad_files.read_text().splitlines()) > 0
 
 
 def test_bad_pictures_of_all_processes_are_counted_together(
@@ -83,8 +82,7 @@ def test_bad_pictures_of_all_processes_are_counted_together(
     assert message.startswith("looktwice: 2 of the 58 pictures in ")
     done = torchrun(*arguments, runs[1].path)
     assert done.code != 0
-    (line,) = done.ours  # of the process that met the last one
-    assert line.replace("process 1: ", "") == message, done
+    assert done.ours == [message], done
     saved = [[p.name for p in list_checkpoints(run.checkpoints)] for run in runs]
     assert saved[0] == saved[1]
     assert runs[0].bad_files.read_bytes() == runs[1].bad_files.read_bytes()
