@@ -24,6 +24,7 @@ format: .venv/developing
 bench: .venv/developing
 	$(BIN)/python benchmarks/augment.py
 	$(BIN)/python benchmarks/feed.py
+	$(BIN)/python benchmarks/losses.py
 
 proof: .venv/installed
 	$(BIN)/python benchmarks/quality.py

@@ -101,6 +101,7 @@ def _sup_con(config: MethodConfig, parts: Parts) -> Method:
     return SupCon(
         parts.backbone,
         parts.projection_head,
+        num_views=parts.num_views,
         temperature=config.temperature,
         normalize=config.normalize,
     )
@@ -129,10 +130,38 @@ _PairLoss = tuple[PairLoss, Callable[[int], float]]
 
 
 def _nt_xent(config: MethodConfig) -> _PairLoss:
-    loss = functools.partial(
+    return functools.partial(
         losses.nt_xent, temperature=config.temperature, normalize=config.normalize
-    )
-    return loss, losses.nt_xent_chance
+    ), losses.nt_xent_chance
 
 
-PAIR_LOSSES: Final[dict[str, Callable[[MethodConfig], _PairLoss]]] = {"nt-xent": _nt_xent}
+def _dcl(config: MethodConfig) -> _PairLoss:
+    return functools.partial(
+        losses.dcl, temperature=config.temperature, normalize=config.normalize
+    ), losses.dcl_chance
+
+
+def _nt_logistic(config: MethodConfig) -> _PairLoss:
+    return functools.partial(
+        losses.nt_logistic,
+        temperature=config.temperature,
+        normalize=config.normalize,
+        semi_hard=config.semi_hard,
+    ), lambda _: losses.nt_logistic_chance()
+
+
+def _margin(config: MethodConfig) -> _PairLoss:
+    return functools.partial(
+        losses.margin_triplet,
+        margin=config.margin,
+        normalize=config.normalize,
+        semi_hard=config.semi_hard,
+    ), lambda _: losses.margin_triplet_chance(config.margin)
+
+
+PAIR_LOSSES: Final[dict[str, Callable[[MethodConfig], _PairLoss]]] = {
+    "nt-xent": _nt_xent,
+    "nt-logistic": _nt_logistic,
+    "margin": _margin,
+    "dcl": _dcl,
+}

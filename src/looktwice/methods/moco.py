@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from looktwice.losses import info_nce
+from looktwice.losses import info_nce, info_nce_chance
 from looktwice.methods.base import Embedded, Method, Pairs, Views, over_views
 from looktwice.methods.momentum import MomentumEncoder, momentum_at
 
@@ -33,7 +32,6 @@ class MoCo(Method):
         pairs: (query view, key view).
         normalize: scale embeddings to unit length.
         shuffle: whether keys are computed in other batch-norm groups than queries.
-        generator: of the keys that the queue starts with.
     """
 
     queue: Tensor
@@ -99,9 +97,9 @@ class MoCo(Method):
         ]
         return torch.stack(losses).mean() * len(self._queries)
 
-    def chance_loss(self, batch_size: int) -> float:  # noqa: ARG002
+    def chance_loss(self, batch_size: int) -> float:
         """Return log(1 + K) for each query."""
-        return len(self._queries) * math.log(1 + len(self.queue))
+        return len(self._queries) * info_nce_chance(batch_size, len(self.queue))
 
     @torch.no_grad()
     def after_step(self, batch: Embedded, progress: float) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from looktwice.losses import info_nce
+from looktwice.losses import info_nce, info_nce_chance
 from looktwice.methods.base import Embedded, Method, Pairs, Views, over_views
 from looktwice.methods.moco import chosen
 from looktwice.methods.momentum import MomentumEncoder, momentum_at
@@ -88,7 +87,7 @@ class MoCoV3(Method):
     def chance_loss(self, batch_size: int) -> float:
         """Return 2τ log B for each query."""
         queries = len({query for query, _ in self._pairs})
-        return queries * 2 * self._temperature * math.log(batch_size)
+        return queries * 2 * self._temperature * info_nce_chance(batch_size)
 
     def after_step(self, batch: Embedded, progress: float) -> None:  # noqa: ARG002
         """Move the momentum encoder."""

@@ -8,7 +8,7 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from looktwice.losses import sup_con
+from looktwice.losses import sup_con, sup_con_chance
 from looktwice.methods.base import Embedded, Method
 
 
@@ -60,11 +60,13 @@ class SupCon(Method):
         *,
         temperature: float,
         normalize: bool = True,
+        num_views: int = 2,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.projection_head = projection_head
         self._temperature, self._normalize = temperature, normalize
+        self._num_views = num_views
 
     def project(self, pictures: Tensor) -> Tensor:
         """Map pictures (M, C, S, S) to embeddings (M, D)."""
@@ -83,5 +85,5 @@ class SupCon(Method):
         )
 
     def chance_loss(self, batch_size: int) -> float:
-        """Return log(2B - 1), of two views."""
-        return math.log(2 * batch_size - 1)
+        """Return log(VB - 1) of V views."""
+        return sup_con_chance(self._num_views * batch_size)
