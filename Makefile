@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format bench proof clean
+.PHONY: demo test check format bench proof campaign clean
 
 demo: .venv/installed
 	$(BIN)/looktwice demo
@@ -28,6 +28,10 @@ bench: .venv/developing
 
 proof: .venv/installed
 	$(BIN)/python benchmarks/quality.py
+
+# Whether every layout gives the gradients of one process: all cases, about four minutes.
+campaign: .venv/installed
+	$(BIN)/looktwice doctor --whole
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv

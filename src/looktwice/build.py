@@ -18,7 +18,7 @@ from looktwice.config import Config
 from looktwice.data import Loader, Splits
 from looktwice.errors import UsageError
 from looktwice.large_batch import LargeBatch, activation_bytes, fitting_micro_batch
-from looktwice.methods import Method, Parts, build_method
+from looktwice.methods import Method, OwnMethod, Parts, build_method
 from looktwice.models import (
     Encoder,
     EncoderSpec,
@@ -87,13 +87,15 @@ def settle(config: Config, splits: Splits) -> Config:
     return with_steps(config, max(1, round(config.train.epochs * per_epoch)))
 
 
-def settle_micro_batch(config: Config, splits: Splits) -> Config:
+def settle_micro_batch(
+    config: Config, splits: Splits, own_method: OwnMethod | None = None
+) -> Config:
     """Replace "auto" by the largest piece whose activations fill half of the free memory."""
     if config.train.micro_batch != "auto":
         return config
     device = open_device(config.train.device)
     policy = build_policy(config.augment)
-    method, encoder = _build_networks(config, splits, policy, device)
+    method, encoder = _build_networks(config, splits, policy, device, own_method)
     few = 8
     views = tuple(
         encoder.normalize(torch.zeros(few, len(group), splits.train.channels, size, size))
@@ -157,8 +159,13 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def build(config: Config, splits: Splits) -> Training:
+def build(config: Config, splits: Splits, own: OwnMethod | None = None) -> Training:
     """Build every part of a run from a settled configuration; seeds torch's generators.
+
+    Args:
+        config: settled.
+        splits: the pictures.
+        own: makes the method, where it is one's own.
 
     Raises:
         UsageError: a device that is not here, or parts that do not fit together.
@@ -180,7 +187,7 @@ def build(config: Config, splits: Splits) -> Training:
         scaled_decoding=config.data.scaled_decoding,
         share=distributed.share(config.train.batch_size),
     )
-    method, encoder = _build_networks(config, splits, policy, device)
+    method, encoder = _build_networks(config, splits, policy, device, own)
     distributed.copy_from_first(list(method.state_dict().values()))
     large_batch = LargeBatch(
         method,
@@ -237,15 +244,32 @@ def open_device(name: str) -> torch.device:
 
 
 def _build_networks(
-    config: Config, splits: Splits, policy: Policy, device: torch.device
+    config: Config, splits: Splits, policy: Policy, device: torch.device, own: OwnMethod | None
 ) -> tuple[Method, Encoder]:
-    model, channels = config.model, splits.train.channels
+    encoder = _build_encoder(config, splits.train.channels, policy)
+    method = _build_method(config, splits, policy, encoder.backbone, own)
+    method = method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return method, encoder.to(device)
+
+
+def _build_encoder(config: Config, channels: int, policy: Policy) -> Encoder:
+    """Build what is drawn first from torch's generator: what a method adds changes nothing here."""
+    model = config.model
     small_stem = model.stem == "small"
     backbone = build_backbone(
         model.backbone, channels=channels, small_stem=small_stem, init=model.init
     )
-    sides = (*policy.groups, model.image_size)
-    num_features = feature_width(backbone, channels, sides)
+    feature_width(backbone, channels, (*policy.groups, model.image_size))
+    mean, std = backbone_normalisation(backbone, model.init, channels)
+    spec = EncoderSpec(model.backbone, channels, small_stem, model.image_size, mean, std)
+    return Encoder(backbone, spec)
+
+
+def _build_method(
+    config: Config, splits: Splits, policy: Policy, backbone: nn.Module, own: OwnMethod | None
+) -> Method:
+    model = config.model
+    num_features = feature_width(backbone, splits.train.channels, (policy.size,))
     width = model.head_width or num_features
     embedding_dim = num_features if model.head == "none" else model.embedding_dim
     parts = Parts(
@@ -270,12 +294,9 @@ def _build_networks(
         num_views=policy.num_views,
         num_full=len(policy.groups[policy.size]),
         num_classes=0 if splits.train.labels is None else int(splits.train.labels.max()) + 1,
+        batch_size=config.train.batch_size,
     )
-    method = build_method(config.method, parts)
-    mean, std = backbone_normalisation(backbone, model.init, channels)
-    spec = EncoderSpec(model.backbone, channels, small_stem, model.image_size, mean, std)
-    method = method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return method, Encoder(backbone, spec).to(device)
+    return build_method(config.method, parts, own)
 
 
 def _micro_batch(config: Config) -> int:
@@ -287,5 +308,4 @@ def untrained_encoder(config: Config, splits: Splits) -> Encoder:
     """Return the encoder a run started from, weight for weight, in eval mode."""
     torch.manual_seed(config.train.seed)
     policy = build_policy(config.augment)
-    _, encoder = _build_networks(config, splits, policy, torch.device("cpu"))
-    return encoder.eval()
+    return _build_encoder(config, splits.train.channels, policy).eval()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from looktwice import config as configuration
+from looktwice.errors import RunError
 
 DEMO_SOURCE, DEMO_RECIPE = "fashion-mnist-10k", "simclr-tiny"
 
@@ -197,6 +198,38 @@ def demo(
         f"report:  {page}",
     ]
     _finish({"run": str(run), "report": str(page), **result}, lines, as_json=json_)
+
+
+def doctor(
+    *,
+    equivalence: Annotated[
+        bool,
+        Parameter(help="measure whether layouts give equal gradients: a sample, half a minute"),
+    ] = False,
+    whole: Annotated[
+        bool, Parameter(help="all of that: every method, optimiser and layout; some minutes")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Say what this machine is, how fast it is, and what to mend; or check its gradients."""
+    from looktwice import doctor
+
+    if not (equivalence or whole):
+        found = doctor.examine()
+        _finish(found, doctor.lines(found), as_json=json_)
+        return
+    measured = []
+    for difference in doctor.differences(whole=whole):
+        measured.append(difference)
+        if not json_:
+            print(doctor.difference_line(difference), flush=True)
+    verdict, holds = doctor.verdict(measured), all(d.holds for d in measured)
+    records = [doctor.difference_record(difference) for difference in measured]
+    if json_ or holds:
+        result = {"holds": holds, "verdict": verdict, "layouts": records}
+        _finish(result, [verdict], as_json=json_)
+    if not holds:
+        raise RunError(verdict)
 
 
 def recipes(name: Annotated[str | None, Parameter(help="recipe to print whole")] = None, /) -> None:

@@ -133,8 +133,10 @@ class ModelConfig:
 class MethodConfig:
     """What is learnt."""
 
-    name: Literal["simclr", "moco", "moco-v3", "supcon", "supervised"] = option(
-        "simclr", "method; moco is v1 and v2, which differ in head and policy", flags=("--method",)
+    name: Literal["simclr", "moco", "moco-v3", "supcon", "supervised", "own"] = option(
+        "simclr",
+        "method; moco is v1 and v2, which differ in head and policy; own is given in Python",
+        flags=("--method",),
     )
     loss: Literal["nt-xent", "nt-logistic", "margin", "dcl"] = option(
         "nt-xent", "loss of simclr", flags=("--loss",)

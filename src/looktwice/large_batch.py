@@ -244,5 +244,5 @@ def _divisors(number: int) -> str:
 
 def _is_random(module: nn.Module) -> bool:
     """Tell whether a layer drops something, with a probability above 0."""
-    probability = getattr(module, "p", getattr(module, "drop_prob", 0.0))
-    return type(module).__name__.startswith(_RANDOM_LAYERS) and bool(probability)
+    drops = any(getattr(module, name, 0.0) for name in ("p", "drop_prob", "prob"))
+    return type(module).__name__.startswith(_RANDOM_LAYERS) and drops

@@ -37,10 +37,11 @@ from looktwice.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from looktwice.config import Config
+from looktwice.config import OWN, Config
 from looktwice.console import TrainingConsole, clock, epoch_line
 from looktwice.data import BadPicture, Batch, Splits, open_splits
 from looktwice.errors import DataError, PeerError, RunError
+from looktwice.methods import OwnMethod
 from looktwice.metrics import Health, health_verdict
 from looktwice.models import encoder_bytes
 from looktwice.optim import learning_rate
@@ -86,6 +87,7 @@ def pretrain(
     data: str | Path | np.ndarray | tuple[np.ndarray, np.ndarray],
     *,
     recipe: str | None = None,
+    method: OwnMethod | None = None,
     out: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
     file: TextIO | None = None,
@@ -96,6 +98,8 @@ def pretrain(
         data: folder, name of a data set, or uint8 pictures (N, H, W) or (N, H, W, C), alone or
             with integer labels (N,); labels are used to watch training, never to train.
         recipe: name of a shipped recipe (`looktwice recipes`).
+        method: makes a method of one's own from a backbone and a projection head; `resume` needs
+            it again.
         out: new folder for the run; the next free ``runs/<recipe>-NNN`` by default.
         settings: dotted keys over the recipe, as in ``{"train.epochs": 20, "optim.base_lr": .4}``.
         file: where progress is printed; standard error by default.
@@ -110,12 +114,19 @@ def pretrain(
     """
     in_memory = not isinstance(data, str | Path)
     source = IN_MEMORY if in_memory else str(data)
-    values = {**(settings or {}), "data.source": source}
+    own = {"method.name": OWN} if method else {}
+    values = {**own, **(settings or {}), "data.source": source}
     config = configuration.resolve(recipe=recipe, flags=values)
     splits = _open_arrays(data, config) if not isinstance(data, str | Path) else None
-    command = f"looktwice.pretrain({source!r}, recipe={recipe!r}, settings={dict(settings or {})})"
+    given = f"recipe={recipe!r}, settings={dict(settings or {})}" + f", {method=}" * bool(method)
+    command = f"looktwice.pretrain({source!r}, {given})"
     return start(
-        config, Path(out) if out else None, splits=splits, command=command, file=file or sys.stderr
+        config,
+        Path(out) if out else None,
+        splits=splits,
+        own=method,
+        command=command,
+        file=file or sys.stderr,
     ).path
 
 
@@ -135,6 +146,7 @@ def start(
     command: str,
     file: TextIO,
     splits: Splits | None = None,
+    own: OwnMethod | None = None,
 ) -> Run:
     """Resolve what the configuration leaves open, make the run folder, and train.
 
@@ -145,10 +157,10 @@ def start(
             check_free(out)
         splits = splits or open_data(config.data)
         _check_same_pictures(splits)
-        config = settle_micro_batch(settle(config, splits), splits)
+        config = settle_micro_batch(settle(config, splits), splits, own)
         if config.train.minutes:
-            config = calibrate(config, splits, console)
-        training = build(config, splits)
+            config = calibrate(config, splits, console, own)
+        training = build(config, splits, own)
         run = _create_run(out, config, command=command, splits=splits)
         console.say(f"run {run.path}: {describe(training)}, {length(training)}")
         with _held(run):
@@ -202,18 +214,26 @@ def dry_run(config: Config, out: Path | None) -> str:
         return f"{describe(training)}, {length(training)}"
 
 
-def resume(path: Path, *, file: TextIO, splits: Splits | None = None) -> Run:
+def resume(
+    path: str | Path,
+    *,
+    file: TextIO | None = None,
+    splits: Splits | None = None,
+    method: OwnMethod | None = None,
+) -> Run:
     """Continue a run from its last checkpoint to the end it was started for.
 
     Args:
         path: the run folder.
-        file: where progress is printed.
+        file: where progress is printed; standard error by default.
         splits: the pictures, where the run was started from arrays in memory.
+        method: the method, where the run was started with one of one's own.
 
     Raises:
+        UsageError: a method of one's own that is not given, or one that the run does not have.
         RunError: no run, a damaged checkpoint, or pictures that are not those of the start.
     """
-    run = open_run(path)
+    run, file = open_run(Path(path)), file or sys.stderr
     config = run.config()
     with distributed.joined(config.train.device), _console(file) as console:
         finished = run.summary_file.exists() and run.encoder_file.exists()
@@ -223,7 +243,7 @@ def resume(path: Path, *, file: TextIO, splits: Splits | None = None) -> Run:
         with _held(run):
             splits = splits or open_data(config.data)
             check_pictures(run, splits)
-            training = build(config, splits)
+            training = build(config, splits, method)
             progress = restore(run, training, console)
             console.say(f"{run.path} goes on at step {progress.step} of {config.train.steps}")
             train(run, training, progress, console)
@@ -254,9 +274,11 @@ def length(training: Training) -> str:
     return f"{config.steps:,} steps of {config.batch_size} ({training.num_epochs:.1f} epochs)"
 
 
-def calibrate(config: Config, splits: Splits, console: TrainingConsole) -> Config:
+def calibrate(
+    config: Config, splits: Splits, console: TrainingConsole, own: OwnMethod | None = None
+) -> Config:
     """Turn minutes into steps: train a throw-away copy for some seconds and count."""
-    training = build(with_steps(config, 10**9), splits)
+    training = build(with_steps(config, 10**9), splits, own)
     begun = time.perf_counter()
     if distributed.is_first():
         training.monitor.measure(training.method, training.encoder)

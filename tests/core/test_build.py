@@ -50,7 +50,12 @@ BUILT = {
     "model.head_layers": 3,
     "model.head_width": 7,
     "model.embedding_dim": 9,
+    "model.head_norm": "all",
+    "method.name": "moco",
+    "method.loss": "dcl",
     "method.temperature": 0.7,
+    "method.normalize": False,
+    "optim.schedule": "drops",
     "optim.name": "adamw",
     "optim.base_lr": 0.01,
     "optim.lr_scaling": "sqrt",
@@ -62,30 +67,26 @@ BUILT = {
     "train.batch_size": 8,
     "train.seed": 5,
     "train.threads": 2,
+    "train.bn_group": 4,
     "train.compile": True,
 }
+WITH_MOCO = {
+    "method.symmetric": True,
+    "method.queue_size": 100,
+    "method.momentum": 0.5,
+    "method.momentum_schedule": "cosine",
+    "method.shuffle_bn": False,
+}
+WITH_MARGIN = {"method.margin": 0.2, "method.semi_hard": True}
 ELSEWHERE = {
     "data.source": "test_cli: folders and names",
     "data.root": "tests/data: fashion-mnist under a root",
     "model.init": "test_models and below",
     "augment.base": "below",
     "augment.views": "test_config: policies of one's own",
-    "method.name": "below",
-    "method.loss": "tests/methods",
-    "method.normalize": "tests/methods",
-    "method.margin": "tests/methods",
-    "method.semi_hard": "tests/methods",
-    "method.symmetric": "tests/methods",
-    "method.queue_size": "tests/methods",
-    "method.momentum": "tests/methods",
-    "method.momentum_schedule": "tests/methods",
-    "method.shuffle_bn": "tests/methods",
-    "model.head_norm": "tests/methods",
-    "model.predictor_width": "tests/methods",
-    "optim.schedule": "tests/methods",
-    "optim.drops": "tests/methods",
-    "train.micro_batch": "tests/methods",
-    "train.bn_group": "tests/methods",
+    "model.predictor_width": "below: of MoCo v3",
+    "optim.drops": "below",
+    "train.micro_batch": "below: it needs a bn_group",
     "train.minutes": "test_train: minutes become steps",
     "train.device": "below",
     "train.amp": "below",
@@ -138,7 +139,7 @@ def signature(training):
         type(training.optimizer).__name__, repr(groups), training.peak_lr, training.warmup_steps,
         loader.steps_per_epoch, loader._batch_size, loader._seed, loader._threads, loader._max_bad,
         loader._scaled_decoding,
-        training.large_batch.micro_batch, training.large_batch._group, training.drops,
+        training.method.shuffles, training.large_batch.micro_batch, training.large_batch._group, training.drops,
         training.encoder.spec, training.config.train.steps, torch.get_num_threads(),
         tuple(part.fingerprint() for part in (splits.train, splits.validation, splits.test)),
         training.method.backbone._compiled_call_impl is None,
@@ -151,13 +152,42 @@ def base_signature():
 
 
 def test_every_option_is_looked_at_here_or_named():
-    assert BUILT.keys() | ELSEWHERE.keys() == configuration.options().keys()
-    assert not BUILT.keys() & ELSEWHERE.keys()
+    everywhere = [*BUILT, *WITH_MOCO, *WITH_MARGIN, *ELSEWHERE]
+    assert sorted(everywhere) == sorted(configuration.options())
 
 
 @pytest.mark.parametrize("key", BUILT)
 def test_an_option_changes_what_is_built(base_signature, key):
     assert signature(built(**{key: BUILT[key]})) != base_signature
+
+
+@pytest.mark.parametrize("key", WITH_MOCO)
+def test_an_option_of_moco_changes_what_is_built(key):
+    moco = {"method.name": "moco", "method.queue_size": 50}
+    assert signature(built(**{**moco, key: WITH_MOCO[key]})) != signature(built(**moco))
+
+
+@pytest.mark.parametrize("key", WITH_MARGIN)
+def test_an_option_of_the_margin_loss_changes_what_is_built(key):
+    margin = {"method.loss": "margin"}
+    assert signature(built(**{**margin, key: WITH_MARGIN[key]})) != signature(built(**margin))
+
+
+def test_the_width_of_the_predictor_is_built():
+    training = built(**{"method.name": "moco-v3", "model.predictor_width": 11})
+    assert training.method.predictor[0].out_features == 11
+    assert built(**{"method.name": "moco-v3"}).method.predictor[0].out_features == 256
+
+
+def test_micro_batches_are_built():
+    assert built().large_batch.micro_batch == 16
+    assert built(**{"train.bn_group": 4, "train.micro_batch": 8}).large_batch.micro_batch == 8
+
+
+def test_drops_are_built_where_the_schedule_uses_them():
+    drops = {"optim.drops": "0.25,0.5"}
+    assert built(**drops).drops is None
+    assert built(**drops, **{"optim.schedule": "drops"}).drops == (0.25, 0.5)
 
 
 def test_the_base_of_a_derived_policy_is_built():
@@ -166,12 +196,17 @@ def test_the_base_of_a_derived_policy_is_built():
     assert made == policy("downcrop", base="moco-v2", size=16)
 
 
-@pytest.mark.parametrize("name", ["supervised", "triple-crop", "multi-crop"])
-def test_a_policy_that_is_no_pair_of_views_is_refused(name):
-    with pytest.raises(
-        UsageError, match=rf"policy '{name}' makes other views .* two views of one size"
-    ):
-        built(**{"augment.policy": name})
+@pytest.mark.parametrize("method", ["simclr", "moco", "moco-v3", "supcon"])
+def test_one_view_of_each_picture_is_refused_but_for_cross_entropy(method):
+    one = {"augment.policy": "supervised"}
+    with pytest.raises(UsageError, match=rf"method.name {method} needs two views .* makes one"):
+        built(**one, **{"method.name": method})
+    built(**one, **{"method.name": "supervised"})
+
+
+@pytest.mark.parametrize("name", ["triple-crop", "multi-crop"])
+def test_policies_of_more_views_are_built(name):
+    built(**{"augment.policy": name})
 
 
 def test_a_policy_that_needs_colours_is_refused_for_grey_pictures():
@@ -196,20 +231,37 @@ def test_the_untrained_encoder_is_the_one_training_started_from():
 
 
 def test_unknown_methods_and_devices_are_refused():
-    with pytest.raises(UsageError, match="unknown method.name 'simclrr'. Did you mean 'simclr'"):
+    with pytest.raises(UsageError, match="'simclrr', not one of simclr, moco, .* mean 'simclr'"):
         built(**{"method.name": "simclrr"})
     with pytest.raises(UsageError, match="--device 'gpu' cannot be used here"):
         built(**{"train.device": "gpu"})
 
 
-def test_mixed_precision_is_for_cuda_unless_switched_off(monkeypatch):
-    training = built()
-    assert not training.use_amp
-    object.__setattr__(training, "device", torch.device("cuda"))
-    assert training.use_amp
-    off = built(**{"train.amp": "off"})
-    object.__setattr__(off, "device", torch.device("cuda"))
-    assert not off.use_amp
+@pytest.mark.parametrize(
+    ("device", "amp", "expected"),
+    [
+        ("cpu", "auto", False),
+        ("cuda", "auto", True),
+        ("cuda", "off", False),
+        ("mps", "auto", False),
+    ],
+)
+def test_mixed_precision_is_for_cuda_unless_switched_off(monkeypatch, device, amp, expected):
+    seen = []
+
+    class SeenError(Exception):
+        pass
+
+    def spied(method, normalize, **options):
+        seen.append(options["amp"])
+        raise SeenError
+
+    monkeypatch.setattr("looktwice.build.LargeBatch", spied)
+    monkeypatch.setattr("looktwice.build.open_device", lambda name: torch.device(name))
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, *_, **__: module)
+    with pytest.raises(SeenError):
+        built(**{"train.device": device, "train.amp": amp})
+    assert seen == [expected]
 
 
 def test_options_of_the_loop_change_what_a_run_leaves(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from looktwice.methods.base import Embedded, Method, Pairs, Views, over_views
-from looktwice.methods.builders import METHODS, Parts, build_method
+from looktwice.methods.builders import METHODS, OwnMethod, Parts, build_method
 from looktwice.methods.moco import MoCo
 from looktwice.methods.moco_v3 import MoCoV3
 from looktwice.methods.momentum import MomentumEncoder, momentum_at
@@ -17,6 +17,7 @@ __all__ = [
     "MoCo",
     "MoCoV3",
     "MomentumEncoder",
+    "OwnMethod",
     "Pairs",
     "Parts",
     "SimCLR",

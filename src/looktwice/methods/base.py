@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,6 +85,13 @@ class Method(nn.Module, ABC):
         """Return how often the task is solved, 0-1: by default of first views for last ones."""
         other = batch.online if batch.target is None else batch.target
         return contrastive_top1(batch.online[:, 0], other[:, -1])
+
+
+def sum_of_means(losses: Sequence[Tensor], pairs: Pairs) -> Tensor:
+    """Return the sum over queries of the mean of their pairs' losses, pairs being (query, key)."""
+    keys = Counter(query for query, _ in pairs)
+    shares = [loss / keys[query] for loss, (query, _) in zip(losses, pairs, strict=True)]
+    return torch.stack(shares).sum()
 
 
 def over_views(project: Callable[[Tensor], Tensor], views: Views) -> Tensor:

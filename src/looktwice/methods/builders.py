@@ -10,7 +10,7 @@ from typing import Final
 from torch import nn
 
 from looktwice import losses
-from looktwice.config import MethodConfig
+from looktwice.config import OWN, MethodConfig
 from looktwice.errors import UsageError
 from looktwice.methods.base import Method, Pairs
 from looktwice.methods.moco import MoCo
@@ -32,6 +32,7 @@ class Parts:
         num_views: views of a picture, of all sizes.
         num_full: views of the first size: what queries look for when there are several sizes.
         num_classes: of the labels; 0 where there are none.
+        batch_size: pictures of a global batch.
     """
 
     backbone: nn.Module
@@ -42,18 +43,41 @@ class Parts:
     num_views: int
     num_full: int
     num_classes: int
+    batch_size: int
 
 
-def build_method(config: MethodConfig, parts: Parts) -> Method:
-    """Build a method by its name.
+OwnMethod = Callable[[nn.Module, nn.Module], Method]
+"""Makes a method of one's own from a backbone and a projection head; a class can be one."""
+
+
+def build_method(config: MethodConfig, parts: Parts, own: OwnMethod | None = None) -> Method:
+    """Build a method by its name, or one's own.
+
+    Args:
+        config: the section ``method``.
+        parts: what it is made of.
+        own: makes the method called `OWN`; given if, and only if, that is its name.
 
     Raises:
-        UsageError: views or labels that the method cannot use.
+        UsageError: views or labels that the method cannot use, a method of one's own that is not
+            given, or one beside another name.
     """
-    method = METHODS[config.name](config, parts)
+    if (own is not None) != (config.name == OWN):
+        raise UsageError(
+            f"method.name {config.name}: "
+            + (
+                "but a method of one's own is given; leave the name or the method out"
+                if own is not None
+                else "it is given in Python, as `method` of looktwice.pretrain or looktwice.resume"
+            )
+        )
+    if own is not None:
+        method = own(parts.backbone, parts.projection_head)
+    else:
+        method = METHODS[config.name](config, parts)
     if method.uses_labels and not parts.num_classes:
         raise UsageError(f"method.name {config.name} needs labels, and these pictures have none")
-    if config.name != "supervised" and parts.num_views < 2:
+    if config.name not in ("supervised", OWN) and parts.num_views < 2:
         raise UsageError(
             f"method.name {config.name} needs two views of each picture or more, and the policy "
             "makes one; give another --augment.policy"
@@ -69,6 +93,13 @@ def _simclr(config: MethodConfig, parts: Parts) -> Method:
 
 def _moco(config: MethodConfig, parts: Parts) -> Method:
     pair = parts.num_views == 2 and not config.symmetric
+    pairs = ((0, 1),) if pair else _ordered_pairs(parts)
+    new_keys = parts.batch_size * len({key for _, key in pairs})
+    if new_keys > config.queue_size:
+        raise UsageError(
+            f"method.queue_size {config.queue_size} cannot hold the {new_keys} keys of one batch; "
+            f"set it to {new_keys} or more, or lower train.batch_size"
+        )
     return MoCo(
         parts.backbone,
         parts.projection_head,
@@ -77,7 +108,7 @@ def _moco(config: MethodConfig, parts: Parts) -> Method:
         queue_size=config.queue_size,
         momentum=config.momentum,
         momentum_schedule=config.momentum_schedule,
-        pairs=((0, 1),) if pair else _ordered_pairs(parts),
+        pairs=pairs,
         normalize=config.normalize,
         shuffle=config.shuffle_bn,
     )

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from looktwice.losses import info_nce, info_nce_chance
-from looktwice.methods.base import Embedded, Method, Pairs, Views, over_views
+from looktwice.methods.base import Embedded, Method, Pairs, Views, over_views, sum_of_means
 from looktwice.methods.momentum import MomentumEncoder, momentum_at
 
 
@@ -95,7 +95,7 @@ class MoCo(Method):
             )
             for query, key in self._pairs
         ]
-        return torch.stack(losses).mean() * len(self._queries)
+        return sum_of_means(losses, self._pairs)
 
     def chance_loss(self, batch_size: int) -> float:
         """Return log(1 + K) for each query."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from looktwice.losses import info_nce, info_nce_chance
-from looktwice.methods.base import Embedded, Method, Pairs, Views, over_views
+from looktwice.methods.base import Embedded, Method, Pairs, Views, over_views, sum_of_means
 from looktwice.methods.moco import chosen
 from looktwice.methods.momentum import MomentumEncoder, momentum_at
 
@@ -81,8 +81,7 @@ class MoCoV3(Method):
             )
             for query, key in self._pairs
         ]
-        scale = 2 * self._temperature * len({query for query, _ in self._pairs})
-        return torch.stack(losses).mean() * scale
+        return 2 * self._temperature * sum_of_means(losses, self._pairs)
 
     def chance_loss(self, batch_size: int) -> float:
         """Return 2τ log B for each query."""

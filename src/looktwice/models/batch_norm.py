@@ -67,9 +67,9 @@ class GroupedBatchNorm(nn.Module):
             "recorded", self.running_mean.new_zeros(2 * self.num_features + 1), persistent=False
         )
         self.grouping = grouping
-        # timm's layers that drop and activate as well.
-        after = [getattr(plain, name) for name in ("drop", "act") if hasattr(plain, name)]
-        self.after = nn.Sequential(*after) if after else None
+        # timm's layers drop and activate as well.
+        self.drop: nn.Module | None = getattr(plain, "drop", None)
+        self.act: nn.Module | None = getattr(plain, "act", None)
 
     def extra_repr(self) -> str:
         """Describe the layer as torch's does."""
@@ -77,8 +77,10 @@ class GroupedBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (M, C, …): M / num_groups consecutive rows at a time, in training."""
-        normalised = self._train(x) if self.training else self._eval(x)
-        return normalised if self.after is None else self.after(normalised)
+        y = self._train(x) if self.training else self._eval(x)
+        for layer in (self.drop, self.act):
+            y = y if layer is None else layer(y)
+        return y
 
     def _eval(self, x: Tensor) -> Tensor:
         return F.batch_norm(
@@ -90,6 +92,10 @@ class GroupedBatchNorm(nn.Module):
             y, mean, var = _synchronised(x, self.weight, self.bias, self.eps)
             self._record([(mean, var)], x.numel() // x.shape[1] * distributed.world_size())
             return y
+        if x.numel() == x.shape[1] * self.grouping.num_groups:
+            raise UsageError(
+                "batch-norm groups of one value leave nothing but zeros; raise train.bn_group"
+            )
         parts, statistics = [], []
         for part in x.chunk(self.grouping.num_groups):
             y, mean, inverse = torch.native_batch_norm(
