@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn, optim
 
 from looktwice import config as configuration
-from looktwice import distributed
+from looktwice import distributed, launched
 from looktwice import optim as optimisers
 from looktwice.augment import Policy
 from looktwice.config import Config
@@ -32,7 +33,7 @@ from looktwice.run import build_policy
 from looktwice.tracking import check_tensorboard
 
 # What torch found when it started; it can be lowered by any run in this process.
-ALL_THREADS = torch.get_num_threads()
+_ALL_THREADS = torch.get_num_threads()
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def settle(config: Config, splits: Splits) -> Config:
             "model.stem": stem,
             "model.image_size": model.image_size or _image_size(config, splits),
             "train.device": best_device() if device == "auto" else device,
-            "train.threads": config.train.threads or ALL_THREADS,
+            "train.threads": config.train.threads or all_threads(),
             **_absolute_paths(config),
         },
     )
@@ -112,12 +113,24 @@ def settle_micro_batch(
     return configuration.with_values(config, {"train.micro_batch": chosen})
 
 
+def all_threads() -> int:
+    """Return how many threads of torch use all cores, shared evenly by this machine's processes.
+
+    torchrun sets OMP_NUM_THREADS to 1 where it is not set; any other number is the user's.
+    """
+    processes = launched.local_world_size()
+    if processes == 1 or os.environ.get("OMP_NUM_THREADS", "1") != "1":
+        return _ALL_THREADS
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, cores // processes)
+
+
 def free_memory(device: torch.device) -> int:
     """Return the bytes this process may still take on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return free // distributed.local_world_size()
+    return free // launched.local_world_size()
 
 
 def _absolute_paths(config: Config) -> dict[str, object]:

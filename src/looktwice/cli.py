@@ -8,7 +8,8 @@ import sys
 from cyclopts import App, CycloptsError, Parameter
 
 import looktwice
-from looktwice.errors import LooktwiceError, UsageError
+from looktwice import launched
+from looktwice.errors import LooktwiceError, PeerError, UsageError
 
 COMMANDS = {
     "demo": "Train, prove and report on the pictures that come with looktwice.",
@@ -20,6 +21,8 @@ COMMANDS = {
     "doctor": "Say what this machine is, how fast, and what to mend; or check its gradients.",
     "recipes": "List the shipped recipes, or print one.",
 }
+TOGETHER = ("pretrain", "resume")
+"""Commands that several processes run together."""
 
 app = App(
     name="looktwice",
@@ -40,14 +43,20 @@ for _order, (_name, _help) in enumerate(COMMANDS.items()):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; return its exit code: 0, 1 failure, 2 usage, 130 interrupted."""
+    """Run the command; return its exit code: 0, 1 failure, 2 usage, 130 interrupted.
+
+    Of processes that torchrun started together, the first one prints.
+    """
     arguments = sys.argv[1:] if argv is None else argv
     debug = "--debug" in arguments
     try:
-        app([argument for argument in arguments if argument != "--debug"])
-        sys.stdout.flush()
+        with launched.quiet_unless_first():
+            _check_processes(arguments)
+            app([argument for argument in arguments if argument != "--debug"])
+            sys.stdout.flush()
     except KeyboardInterrupt:
-        print("looktwice: interrupted", file=sys.stderr)
+        if launched.rank() == 0:
+            print("looktwice: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of a pipe left; Python would complain once more while closing stdout.
@@ -56,9 +65,18 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        print(f"looktwice: {_one_line(error)}", file=sys.stderr)
+        launched.tell(_one_line(error), follows=isinstance(error, PeerError))
         return 2 if isinstance(error, UsageError | CycloptsError) else 1
     return 0
+
+
+def _check_processes(arguments: list[str]) -> None:
+    command = next((a for a in arguments if a in COMMANDS), None)
+    if launched.world_size() > 1 and command not in (None, *TOGETHER):
+        raise UsageError(
+            f"looktwice {command} runs in one process, not in {launched.world_size()}; start it "
+            "without torchrun, and without WORLD_SIZE in the environment"
+        )
 
 
 def _one_line(error: Exception) -> str:

@@ -7,7 +7,6 @@ of a world of W holds pictures r·B/W … (r+1)·B/W - 1 of every global batch o
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from looktwice import launched
 from looktwice.errors import PeerError, UsageError
 
 Value = TypeVar("Value")
@@ -23,8 +23,12 @@ Value = TypeVar("Value")
 BUCKET_BYTES = 25 * 2**20
 """Gradients summed in one call; the order of buckets, and so of additions, never changes."""
 
-# The first process may measure, evaluate or calibrate while the others wait.
-_TIMEOUT = timedelta(hours=2)
+# Joining and the steps themselves; what the first process measures or writes may take longer.
+_TIMEOUT = timedelta(minutes=10)
+_LONG_TIMEOUT = timedelta(hours=2)
+
+# The group of objects and flags: gloo, also beside NCCL.
+_objects: list[Any] = []
 
 
 def rank() -> int:
@@ -42,16 +46,6 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def local_world_size() -> int:
-    """Return how many of the processes are on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def local_rank() -> int:
-    """Return this process's number on its machine, which is that of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[None]:
     """Join the processes that torchrun started; alone, do nothing.
@@ -60,21 +54,44 @@ def joined(device: str) -> Iterator[None]:
         device: where training runs: NCCL connects CUDA devices, gloo everything else.
 
     Raises:
-        UsageError: the others cannot be reached.
+        UsageError: the others cannot be reached, or the GPU is not this process's own.
     """
-    if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if _objects or (launched.world_size() == 1 and not dist.is_initialized()):
         yield
         return
     on_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if on_cuda:
-        torch.cuda.set_device(local_rank())
+        _take_gpu(device)
     try:
-        dist.init_process_group("nccl" if on_cuda else "gloo", timeout=_TIMEOUT)
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if on_cuda else "gloo", timeout=_TIMEOUT)
+        _objects.append(dist.new_group(backend="gloo", timeout=_LONG_TIMEOUT))
     except (RuntimeError, ValueError) as error:
-        raise UsageError(f"cannot reach the other processes: {_first_line(error)}") from error
-    # Left without a farewell after an error: the others must notice, not wait for this one.
-    yield
-    dist.destroy_process_group()
+        raise UsageError(
+            f"cannot reach the other processes: {_first_line(error)} (between machines, "
+            "GLOO_SOCKET_IFNAME names the network interface to take)"
+        ) from error
+    try:
+        yield
+        dist.destroy_process_group()
+    finally:
+        # After an error it is left without a farewell: the others must notice, not wait.
+        _objects.clear()
+
+
+def _take_gpu(device: str) -> None:
+    if ":" in device:
+        raise UsageError(
+            f"--device {device} is one GPU, and there are {launched.world_size()} processes; "
+            "give --device cuda: each takes the GPU of its number on its machine"
+        )
+    number, gpus = launched.local_rank(), torch.cuda.device_count()
+    if number >= gpus:
+        raise UsageError(
+            f"process {number} of this machine finds no GPU of its own among {gpus}; start "
+            f"torchrun with --nproc-per-node={gpus}, or train with --device cpu"
+        )
+    torch.cuda.set_device(number)
 
 
 def share(total: int) -> slice:
@@ -98,26 +115,23 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def sum_over_processes(tensors: Sequence[Tensor]) -> None:
-    """Replace tensors of one dtype and device by their sums over all processes, in buckets."""
+    """Replace tensors of one device by their sums over all processes, in buckets."""
     if world_size() == 1:
         return
     for bucket in _buckets(tensors):
-        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+        flat = _flat(bucket)
         with _peers():
             dist.all_reduce(flat)
-        for tensor, part in zip(
-            bucket, torch.split(flat, [t.numel() for t in bucket]), strict=True
-        ):
-            tensor.copy_(part.view_as(tensor))
+        _fill(bucket, flat)
 
 
 def any_process(flag: bool) -> bool:
     """Tell whether a flag is set in any process."""
     if world_size() == 1:
         return flag
-    flags = torch.tensor(float(flag), device=_device())
+    flags = torch.tensor(float(flag))
     with _peers():
-        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        dist.all_reduce(flags, dist.ReduceOp.MAX, group=_objects[0])
     return bool(flags.item())
 
 
@@ -127,9 +141,14 @@ def from_first(value: Value) -> Value:
         return value
     values: list[Any] = [value]
     with _peers():
-        dist.broadcast_object_list(values, src=0, device=_device())
+        dist.broadcast_object_list(values, src=0, group=_objects[0])
     received: Value = values[0]
     return received
+
+
+def wait_for_first() -> None:
+    """Go on when the first process comes here too."""
+    from_first(None)
 
 
 def from_all(value: Value) -> list[Value]:
@@ -138,34 +157,46 @@ def from_all(value: Value) -> list[Value]:
         return [value]
     values: list[Any] = [None] * world_size()
     with _peers():
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=_objects[0])
     return values
 
 
 def copy_from_first(tensors: Sequence[Tensor]) -> None:
-    """Overwrite tensors with the first process's."""
+    """Overwrite tensors of one device by the first process's, in buckets."""
     if world_size() == 1:
         return
-    for tensor in tensors:
+    for bucket in _buckets(tensors):
+        flat = _flat(bucket)
         with _peers():
-            dist.broadcast(tensor, src=0)
+            dist.broadcast(flat, src=0)
+        _fill(bucket, flat)
+
+
+@torch.no_grad()
+def _flat(bucket: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in bucket])
+
+
+@torch.no_grad()
+def _fill(bucket: Sequence[Tensor], flat: Tensor) -> None:
+    sizes = [tensor.numel() for tensor in bucket]
+    for tensor, part in zip(bucket, torch.split(flat, sizes), strict=True):
+        tensor.copy_(part.view(tensor.shape))
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield runs of tensors of one dtype, of at most `BUCKET_BYTES` or one tensor."""
     bucket: list[Tensor] = []
     held = 0
     for tensor in tensors:
-        if bucket and held + tensor.nbytes > BUCKET_BYTES:
+        other = bool(bucket) and tensor.dtype != bucket[0].dtype
+        if bucket and (other or held + tensor.nbytes > BUCKET_BYTES):
             yield bucket
             bucket, held = [], 0
         bucket.append(tensor)
         held += tensor.nbytes
     if bucket:
         yield bucket
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
 
 
 @contextlib.contextmanager

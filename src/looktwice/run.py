@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from looktwice import config as configuration
+from looktwice import launched
 from looktwice.augment import Policy, from_tables, policy
 from looktwice.config import VIEWS, AugmentConfig, Config, DataConfig
 from looktwice.data import Splits, open_splits
@@ -98,7 +99,8 @@ def create_run(path: Path | None, config: Config, *, command: str, fingerprint: 
         RunError: the folder exists and is not empty, or cannot be written.
     """
     run = Run(_claim(path) if path else _next_free(DEFAULT_FOLDER, config.recipe))
-    facts = {**environment(command), "pictures": fingerprint}
+    together = {"processes": launched.world_size()}
+    facts = {**environment(command), **together, "pictures": fingerprint}
     write_atomic(run.environment_file, json.dumps(facts, indent=1))
     write_atomic(run.config_file, configuration.to_toml(config))  # last: now it is a run
     return run

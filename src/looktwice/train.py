@@ -40,7 +40,7 @@ from looktwice.checkpoint import (
 from looktwice.config import OWN, Config
 from looktwice.console import TrainingConsole, clock, epoch_line
 from looktwice.data import BadPicture, Batch, Splits, open_splits
-from looktwice.errors import RunError
+from looktwice.errors import DataError, PeerError, RunError
 from looktwice.methods import OwnMethod
 from looktwice.metrics import Health, health_verdict
 from looktwice.models import encoder_bytes
@@ -156,6 +156,7 @@ def start(
         if distributed.is_first():
             check_free(out)
         splits = splits or open_data(config.data)
+        _check_same_pictures(splits)
         config = settle_micro_batch(settle(config, splits), splits, own)
         if config.train.minutes:
             config = calibrate(config, splits, console, own)
@@ -165,6 +166,15 @@ def start(
         with _held(run):
             train(run, training, Progress(), console)
     return run
+
+
+def _check_same_pictures(splits: Splits) -> None:
+    own = splits.train.fingerprint()
+    if own != distributed.from_first(own):
+        raise DataError(
+            f"{splits.train.name!r} does not hold the same pictures here as for process 0; "
+            "bring it up to date on every machine"
+        )
 
 
 def _create_run(out: Path | None, config: Config, *, command: str, splits: Splits) -> Run:
@@ -193,14 +203,15 @@ def _held(run: Run) -> Iterator[None]:
 
 def dry_run(config: Config, out: Path | None) -> str:
     """Open the data and build everything; return what a run would be. Writes nothing."""
-    check_free(out)
-    splits = open_data(config.data)
-    config = settle_micro_batch(settle(config, splits), splits)
-    if config.train.minutes:
-        plan = describe(build(with_steps(config, 1), splits))
-        return f"{plan}, {config.train.minutes:g} minutes: steps by calibration"
-    training = build(config, splits)
-    return f"{describe(training)}, {length(training)}"
+    with distributed.joined(config.train.device):
+        check_free(out)
+        splits = open_data(config.data)
+        config = settle_micro_batch(settle(config, splits), splits)
+        if config.train.minutes:
+            plan = describe(build(with_steps(config, 1), splits))
+            return f"{plan}, {config.train.minutes:g} minutes: steps by calibration"
+        training = build(config, splits)
+        return f"{describe(training)}, {length(training)}"
 
 
 def resume(
@@ -224,16 +235,18 @@ def resume(
     """
     run, file = open_run(Path(path)), file or sys.stderr
     config = run.config()
-    if run.summary_file.exists() and run.encoder_file.exists():
-        print(f"{run.path} is finished: all {config.train.steps} steps are done", file=file)
-        return run
-    with distributed.joined(config.train.device), _held(run), _console(file) as console:
-        splits = splits or open_data(config.data)
-        check_pictures(run, splits)
-        training = build(config, splits, method)
-        progress = restore(run, training, console)
-        console.say(f"{run.path} goes on at step {progress.step} of {config.train.steps}")
-        train(run, training, progress, console)
+    with distributed.joined(config.train.device), _console(file) as console:
+        finished = run.summary_file.exists() and run.encoder_file.exists()
+        if distributed.from_first(finished):
+            console.say(f"{run.path} is finished: all {config.train.steps} steps are done")
+            return run
+        with _held(run):
+            splits = splits or open_data(config.data)
+            check_pictures(run, splits)
+            training = build(config, splits, method)
+            progress = restore(run, training, console)
+            console.say(f"{run.path} goes on at step {progress.step} of {config.train.steps}")
+            train(run, training, progress, console)
     return run
 
 
@@ -246,7 +259,7 @@ def describe(training: Training) -> str:
         f"{training.config.method.name}, {training.config.model.backbone} "
         f"({parameters / 1e6:.2f} M parameters), {len(pictures):,} pictures of {pictures.name} "
         f"({classes}, {'grey' if pictures.channels == 1 else 'colour'}), {training.device}, "
-        f"{config.threads} threads{_processes()}"
+        f"{config.threads} thread{'s' if config.threads > 1 else ''}{_processes()}"
     )
 
 
@@ -269,6 +282,7 @@ def calibrate(
     begun = time.perf_counter()
     if distributed.is_first():
         training.monitor.measure(training.method, training.encoder)
+    distributed.wait_for_first()
     per_measurement = time.perf_counter() - begun
     durations: list[float] = []
     with contextlib.closing(training.loader.batches(0, 10**9)) as batches:
@@ -311,6 +325,7 @@ def train(run: Run, training: Training, progress: Progress, console: TrainingCon
         contextlib.closing(loader.batches(progress.step, config.steps)) as batches,
     ):
         for batch in batches:
+            exchange_bad_pictures(training, progress)
             rate = learning_rate(
                 batch.step,
                 total_steps=config.steps,
@@ -339,6 +354,7 @@ def train(run: Run, training: Training, progress: Progress, console: TrainingCon
             if due or finished or stop or progress.best_step == progress.step:
                 save(run, training, progress)
             if stop and not finished:
+                distributed.wait_for_first()  # it saves; torchrun ends all when one ends
                 console.say(
                     f"stopped after step {progress.step} of {config.steps}, saved; "
                     f"continue with: looktwice resume {shlex.quote(str(run.path))}"
@@ -453,7 +469,6 @@ def peak_memory_mb() -> float:
 
 def save(run: Run, training: Training, progress: Progress) -> None:
     """Write a checkpoint of everything that decides the rest of the run; drop older ones."""
-    progress.bad_pictures = _bad_pictures(training)
     if not distributed.is_first():
         return
     parts = {
@@ -467,12 +482,21 @@ def save(run: Run, training: Training, progress: Progress) -> None:
     prune_checkpoints(run.checkpoints, keep_last=training.config.train.keep_last, keep=best)
 
 
-def _bad_pictures(training: Training) -> dict[str, list[str]]:
-    """Return the name and reason of every bad picture met by any process, by index."""
-    found: dict[int, BadPicture] = {}
-    for own in distributed.from_all(training.loader.bad_pictures):
-        found |= own
-    return {str(index): [bad.identifier, bad.reason] for index, bad in sorted(found.items())}
+def exchange_bad_pictures(training: Training, progress: Progress) -> None:
+    """Let every process count the bad pictures of all: they stop where one alone would.
+
+    Raises:
+        DataError: there are too many.
+    """
+    loader = training.loader
+    if distributed.any_process(len(loader.bad_pictures) > len(progress.bad_pictures)):
+        found: dict[int, BadPicture] = {}
+        for own in distributed.from_all(loader.bad_pictures):
+            found |= own
+        progress.bad_pictures = {
+            str(index): [bad.identifier, bad.reason] for index, bad in sorted(found.items())
+        }
+        loader.add_bad(found)
 
 
 def restore(run: Run, training: Training, console: TrainingConsole) -> Progress:
@@ -511,7 +535,6 @@ def _last_checkpoint(
 
 def finish(run: Run, training: Training, progress: Progress, console: TrainingConsole) -> None:
     """Write the encoder and the run's totals, and say what can be done next."""
-    progress.bad_pictures = _bad_pictures(training)
     if not distributed.is_first():
         return
     encoder = training.encoder
@@ -536,22 +559,33 @@ def finish(run: Run, training: Training, progress: Progress, console: TrainingCo
 
 @contextlib.contextmanager
 def stop_request() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a request that the loop asks for; the second one interrupts."""
-    requested = threading.Event()
+    """Turn Ctrl-C and SIGTERM into a request that the loop asks for.
+
+    Alone, a second Ctrl-C interrupts at once; of several processes none leaves before the others.
+    """
+    received: list[int] = []
 
     def request(number: int, frame: FrameType | None) -> None:
-        if requested.is_set():
+        again = number == signal.SIGINT and number in received
+        if again and distributed.world_size() == 1:
             signal.default_int_handler(number, frame)
-        requested.set()
+        received.append(number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield requested.is_set
+        yield lambda: False
         return
-    previous = signal.signal(signal.SIGINT, request)
+    previous = {n: signal.signal(n, request) for n in (signal.SIGINT, signal.SIGTERM)}
+    late = False
     try:
-        yield requested.is_set
+        yield lambda: bool(received)
+    except PeerError:
+        late = True
+        raise
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if late and received:  # torchrun asked because another process ended: do end
+            signal.raise_signal(received[0])
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from looktwice.checkpoint import (
 )
 from looktwice.config import resolve, to_toml, with_values
 from looktwice.data import open_splits
-from looktwice.errors import DataError, RunError, UsageError
+from looktwice.errors import DataError, PeerError, RunError, UsageError
 from looktwice.run import IN_MEMORY, Run, exclusive
 
 SETTINGS = {
@@ -142,12 +142,15 @@ def test_a_second_seed_is_another_run(undisturbed, tmp_path):
     assert untimed(other)[1]["loss"] != untimed(undisturbed)[1]["loss"]
 
 
-def test_ctrl_c_finishes_the_step_saves_and_resumes_exactly(undisturbed, tmp_path, monkeypatch):
+@pytest.mark.parametrize("request_", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_saves_and_resumes_exactly(
+    undisturbed, tmp_path, monkeypatch, request_
+):
     plain_step = train.train_step
 
     def interrupted_step(training, batch, rate):
         if batch.step == 9:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), request_)
         return plain_step(training, batch, rate)
 
     monkeypatch.setattr(train, "train_step", interrupted_step)
@@ -155,12 +158,33 @@ def test_ctrl_c_finishes_the_step_saves_and_resumes_exactly(undisturbed, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         start(run.path, **{"train.checkpoint_every": 100, "train.keep_last": 2})
     monkeypatch.setattr(train, "train_step", plain_step)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert list_checkpoints(run.checkpoints)[-1].name == "step-00000010"
     assert not run.encoder_file.exists()
     assert not [t for t in threading.enumerate() if "loader" in t.name]
     train.resume(run.path, file=io.StringIO(), splits=splits())
     assert undisturbed.encoder_file.read_bytes() == run.encoder_file.read_bytes()
     assert untimed(undisturbed) == untimed(run)
+
+
+def test_a_second_ctrl_c_interrupts_at_once_and_a_second_sigterm_does_not():
+    with train.stop_request() as stopped:
+        assert not stopped()
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        assert stopped()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_that_came_while_another_process_ended_is_obeyed():
+    def told_to_end():
+        with train.stop_request():
+            os.kill(os.getpid(), signal.SIGINT)
+            raise PeerError("another process ended first")
+
+    with pytest.raises(KeyboardInterrupt):
+        told_to_end()
 
 
 def test_a_request_to_stop_is_looked_at_once_a_step(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -95,7 +95,8 @@ class Loader:
         batch_size: global batch size B.
         seed: of the order and of the views, 0 to 2^64 - 1.
         threads: batches worked on at once; 0 makes each in the caller when it is asked for.
-        max_bad: share of the source that may be bad before the loader gives up, 0 to 1.
+        max_bad: share of the source that may be bad before the loader gives up, 0 to 1; with a
+            `share` below, `add_bad` gives up, since others load the rest.
         scaled_decoding: whether JPEGs are decoded no larger than the views need.
         share: which of a batch's B pictures this process loads; all by default.
         depth: buffers, that is batches made or in the making, the consumer's included; at
@@ -286,8 +287,18 @@ class Loader:
     def _accept(self, batch: Batch, bad: dict[int, BadPicture]) -> Batch:
         """Count a batch's bad pictures, in the order of the steps."""
         self.bad_pictures.update(bad)
-        self._check_bad(self.bad_pictures)
+        if len(self._share) == self._batch_size:
+            self._check_bad(self.bad_pictures)
         return batch
+
+    def add_bad(self, bad: Mapping[int, BadPicture]) -> None:
+        """Count the bad pictures that all processes met.
+
+        Raises:
+            DataError: there are too many.
+        """
+        self.bad_pictures.update(bad)
+        self._check_bad(self.bad_pictures)
 
     def _check_bad(self, bad: dict[int, BadPicture]) -> None:
         length = len(self._source)

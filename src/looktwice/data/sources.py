@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from looktwice.data.decoding import FORMATS, GREY_MODES, Encoded, Picture, Whole, decode, read
 from looktwice.errors import BadPictureError, DataError
@@ -191,6 +191,8 @@ class FolderSource(Source):
         # SyntaxError, MemoryError, DecompressionBombError …); no file may end a run.
         except Exception as error:
             reason = str(error) or type(error).__name__
+            if isinstance(error, UnidentifiedImageError):  # its text tells an address in memory
+                reason = "cannot identify a picture of any known format"
             raise BadPictureError(self.identifier(i), printable(reason)) from error
 
     def identifier(self, i: int) -> str:

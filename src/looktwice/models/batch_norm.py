@@ -130,8 +130,10 @@ def _synchronised(
     y: Tensor
     y, mean, var = _Synchronised.apply(x, eps)
     shape = (1, -1, *(1,) * (x.ndim - 2))
-    if weight is not None and bias is not None:
-        y = torch.addcmul(bias.view(shape), y, weight.view(shape))
+    if weight is not None:
+        y = y * weight.view(shape)
+    if bias is not None:
+        y = y + bias.view(shape)
     return y.to(x.dtype), mean, var
 
 

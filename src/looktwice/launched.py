@@ -1,0 +1,99 @@
+"""What torchrun tells a process about itself, and what the process says when it fails.
+
+Processes that train together fail together: one line must say why, not one line each. The standard
+library alone is used, since a mistyped flag need not wait for torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+PATIENCE: Final = 4.0
+"""Seconds in which torchrun ends a process after another one failed, or that one says why."""
+
+_ERROR_FILE: Final = "TORCHELASTIC_ERROR_FILE"
+
+
+def rank() -> int:
+    """Return this process's number among all that were started together, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Return how many processes were started together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_rank() -> int:
+    """Return this process's number on its machine, which is that of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def local_world_size() -> int:
+    """Return how many of the processes are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+@contextlib.contextmanager
+def quiet_unless_first() -> Iterator[None]:
+    """Let standard output be that of the first process alone."""
+    if rank() == 0:
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+def tell(line: str, *, follows: bool) -> None:
+    """Print why this process ends, unless another one of this machine says so.
+
+    torchrun is told as well: it repeats the first reason below its own report.
+
+    Args:
+        line: the reason.
+        follows: it ends because another process did. torchrun, which ends those that are left, is
+            given time to do so in silence: the line is printed where it does not, since the
+            other process is on another machine.
+    """
+    if world_size() > 1:
+        if not follows:
+            _leave_for_torchrun(line)
+        echo = follows or (local_rank() > 0 and _said_by_neighbour(line))
+        if echo:
+            time.sleep(PATIENCE)
+        if echo and local_rank() > 0:
+            return
+    name = f"process {rank()}: " if rank() else ""
+    print(f"looktwice: {name}{line}", file=sys.stderr, flush=True)
+
+
+def _leave_for_torchrun(line: str) -> None:
+    name = os.environ.get(_ERROR_FILE)
+    if name:
+        # The shape that torch.distributed.elastic reads; without its traceback.
+        reason = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
+        with contextlib.suppress(OSError):
+            Path(name).write_text(json.dumps({"message": reason}), "utf-8")
+
+
+def _said_by_neighbour(line: str) -> bool:
+    """Wait for the first process of this machine to meet the same error; tell whether it did.
+
+    torchrun keeps error files as ``<attempt>/<local rank>/error.json``.
+    """
+    own = Path(os.environ.get(_ERROR_FILE, ""))
+    neighbours = own.parent.parent / "0" / own.name
+    deadline = time.monotonic() + PATIENCE
+    while own.name and time.monotonic() < deadline:
+        with contextlib.suppress(OSError, ValueError):
+            told = json.loads(neighbours.read_text("utf-8"))
+            return bool(told["message"]["message"] == line)
+        time.sleep(0.05)
+    return False
