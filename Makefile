@@ -25,6 +25,9 @@ bench: .venv/developing
 	$(BIN)/python benchmarks/augment.py
 	$(BIN)/python benchmarks/feed.py
 	$(BIN)/python benchmarks/losses.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/equal_time.py
 
 proof: .venv/installed
 	$(BIN)/python benchmarks/quality.py

@@ -110,15 +110,18 @@ def shipped(source: Source, name: str, side: int, batch_size: int) -> Steps:
         optimizer.step()
         optimizer.zero_grad()
 
-    return peer_steps(data, step, batch_size, SHIPPED_WORKERS, THREADS)
+    return peer_steps(peer_loader(data, batch_size, SHIPPED_WORKERS), step, THREADS)
 
 
-def tuned_step(name: str, side: int) -> Callable[[Any], None]:
-    network = Peer(name, side, 1).to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.06, momentum=0.9, weight_decay=5e-4)
+def lightly_step(network: Peer, *, weight_decay: float) -> Callable[[Any, float], None]:
+    """Return a step of lightly's loss on a pair of views, at a learning rate."""
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=0.0, momentum=0.9, weight_decay=weight_decay
+    )
     criterion = NTXentLoss(temperature=0.5)
 
-    def step(views: Any) -> None:
+    def step(views: Any, rate: float) -> None:
+        optimizer.param_groups[0]["lr"] = rate
         both = torch.cat(list(views)).contiguous(memory_format=torch.channels_last)
         z0, z1 = network(both).chunk(2)
         optimizer.zero_grad(set_to_none=True)
@@ -128,9 +131,14 @@ def tuned_step(name: str, side: int) -> Callable[[Any], None]:
     return step
 
 
-def tuned(
-    source: Source, name: str, side: int, batch_size: int, workers: int, threads: int
-) -> Steps:
+def tuned_step(name: str, side: int) -> Callable[[Any], None]:
+    network = Peer(name, side, 1).to(memory_format=torch.channels_last).train()
+    step = lightly_step(network, weight_decay=5e-4)
+    return lambda views: step(views, 0.06)
+
+
+def lightly_loader(source: Source, side: int, batch_size: int, workers: int) -> DataLoader[Any]:
+    """Return batches of pairs of views by lightly's transform, with our policy's operations."""
     transform = SimCLRTransform(
         input_size=side,
         cj_prob=0.8,
@@ -145,16 +153,23 @@ def tuned(
         normalize={"mean": [0.5], "std": [0.25]},
     )
     data = AsPil(source, transform, colour=False)
-    return peer_steps(data, tuned_step(name, side), batch_size, workers, threads)
+    return peer_loader(data, batch_size, workers)
 
 
-def peer_steps(
-    data: AsPil, step: Callable[[Any], None], batch_size: int, workers: int, threads: int
-) -> Steps:
-    loader = DataLoader(
+def peer_loader(data: AsPil, batch_size: int, workers: int) -> DataLoader[Any]:
+    return DataLoader(
         data, batch_size=batch_size, shuffle=True, drop_last=True, num_workers=workers
     )
 
+
+def tuned(
+    source: Source, name: str, side: int, batch_size: int, workers: int, threads: int
+) -> Steps:
+    loader = lightly_loader(source, side, batch_size, workers)
+    return peer_steps(loader, tuned_step(name, side), threads)
+
+
+def peer_steps(loader: DataLoader[Any], step: Callable[[Any], None], threads: int) -> Steps:
     @contextlib.contextmanager
     def steps() -> Iterator[Callable[[], object]]:
         torch.set_num_threads(threads)
