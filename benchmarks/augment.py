@@ -45,6 +45,7 @@ from torchvision.transforms import InterpolationMode, v2
 from looktwice import augment
 from looktwice.augment import Policy, RandomResizedCrop
 from looktwice.data import Loader, open_source
+from looktwice.run import environment
 
 Pictures = npt.NDArray[np.uint8]
 Call = Callable[[], object]
@@ -496,7 +497,11 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     torch._dynamo.config.recompile_limit = 64
-    machine = {"cpu": cpu_name(), "cores": CORES, "python": platform.python_version()}
+    machine = {
+        "cpu": environment("benchmarks/augment.py")["cpu"],
+        "cores": CORES,
+        "python": platform.python_version(),
+    }
     versions = {
         module.__name__: module.__version__
         for module in (torch, alb, cv2, __import__("kornia"), __import__("lightly"))
@@ -534,12 +539,6 @@ def main() -> None:
         print(f"first call of {name}: {cold:.1f} s cold, {cached:.2f} s from the cache on disk")
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
-
-
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from looktwice.losses import nt_xent
+from looktwice.run import environment
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -179,7 +180,11 @@ def main() -> None:
         print(measure_memory(name, int(pairs)))
         return
     versions = {"torch": torch.__version__, "lightly": __import__("lightly").__version__}
-    machine = {"cpu": cpu_name(), "cores": CORES, "python": platform.python_version()}
+    machine = {
+        "cpu": environment("benchmarks/losses.py")["cpu"],
+        "cores": CORES,
+        "python": platform.python_version(),
+    }
     print(f"{machine['cpu']}, {CORES} cores, {arguments.threads} threads; {versions}")
     results: dict[str, Any] = {
         "machine": machine,
@@ -220,12 +225,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--memory", nargs=2, metavar=("PEER", "PAIRS"), help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":
