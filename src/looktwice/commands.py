@@ -123,7 +123,7 @@ def resume(run: RunFolder, /, *, json_: Json = False) -> None:
 
 
 def evaluate(
-    target: Annotated[Path, Parameter(help="run folder, or encoder.safetensors")],
+    target: Annotated[str, Parameter(help="run folder, or encoder.safetensors")],
     /,
     *,
     protocol: Annotated[
@@ -164,11 +164,12 @@ def evaluate(
     from looktwice.evaluate import evaluate_run, evaluate_target, table
 
     others = (protocol, data, weights, variant, seeds, epochs, out)
-    if target.is_dir() and not again and all(value is None for value in others):
-        result = evaluate_run(target, device=device, seed=seed)
-        written = f"written: {target}/evaluation.json"
+    run = Path(target)
+    if run.is_dir() and not again and all(value is None for value in others):
+        result = evaluate_run(run, device=device, seed=seed)
+        written = f"written: {run}/evaluation.json"
         _finish(
-            result, [table(result), written, f"next: looktwice report {_q(target)}"], as_json=json_
+            result, [table(result), written, f"next: looktwice report {_q(run)}"], as_json=json_
         )
         return
     found = evaluate_target(

@@ -14,9 +14,13 @@ from typing import Any, Final
 from looktwice.data import Data, Splits
 from looktwice.errors import RunError, UsageError, did_you_mean
 from looktwice.evaluate import cached, finetune, layers, linear_head, lost, twin
+from looktwice.evaluate.fitting import fingerprint
 from looktwice.evaluate.run import about_encoder
 from looktwice.evaluate.subject import Subject, open_subject
 from looktwice.storage import write_atomic
+
+
+OPTIONS: Final = ("seeds", "epochs", "variant")
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Protocol:
     Attributes:
         run: measures a subject, given a seed and the options it takes; returns what is ready for
             JSON.
-        takes: options beside the seed: "seeds", "epochs", "variant".
+        takes: which `OPTIONS`, beside the seed.
     """
 
     run: Callable[..., dict[str, Any]]
@@ -100,12 +104,18 @@ def evaluate_target(
     chosen = check_protocol(protocol)
     given = check_options(protocol, chosen, options)
     subject = open_subject(target, data=data, weights=weights, device=device, splits=splits)
-    settings = {"protocol": protocol, "seed": seed, **given}
+    settings = {
+        "protocol": protocol,
+        "seed": seed,
+        **given,
+        "pictures": subject.splits.train.fingerprint(),
+        "weights": fingerprint(subject.encoder),
+    }
     if subject.run is not None and data is not None and subject.trained_here():
         data = None
     file = out or _place(subject, protocol, data is not None)
     if file is not None and file.exists() and not again:
-        return Evaluation(_kept(file, settings, subject), file, kept=True)
+        return Evaluation(_kept(file, settings), file, kept=True)
     begun = time.perf_counter()
     folder = None if file is None else file.with_name(f".{file.stem}-unfinished")
     found = chosen.run(dataclasses.replace(subject, folder=folder), seed=seed, **given)
@@ -164,17 +174,16 @@ def _file_name(text: str) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "-" for c in last)
 
 
-def _kept(file: Path, settings: Mapping[str, Any], subject: Subject) -> dict[str, Any]:
+def _kept(file: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Read a result back, if it is that of the same settings, encoder and pictures."""
     try:
         result: dict[str, Any] = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{file} is no result of an evaluation ({error}); move it away") from error
-    wanted = {**settings, "target": subject.name}
-    for key in sorted({*wanted, *(result.keys() & {"seeds", "epochs", "variant"})}):
-        if result.get(key) != wanted.get(key):
+    for key in (*OPTIONS, *settings):
+        if result.get(key) != settings.get(key):
             raise RunError(
-                f"{file} holds another measurement ({key} {result.get(key)}, not "
-                f"{wanted.get(key)}): --again replaces it, --out FILE writes elsewhere"
+                f"{file} holds another measurement, of {key} {result.get(key)} and not "
+                f"{settings.get(key)}: --again replaces it, --out FILE writes elsewhere"
             )
     return result
