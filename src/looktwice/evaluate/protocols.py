@@ -19,7 +19,6 @@ from looktwice.evaluate.run import about_encoder
 from looktwice.evaluate.subject import Subject, open_subject
 from looktwice.storage import write_atomic
 
-
 OPTIONS: Final = ("seeds", "epochs", "variant")
 
 
