@@ -161,7 +161,7 @@ def evaluate(
 
     --protocol takes one by name: docs/evaluation.md says what each does.
     """
-    from looktwice.evaluate import evaluate_run, evaluate_target, table
+    from looktwice.evaluate import PROTOCOLS, evaluate_run, evaluate_target, table
 
     others = (protocol, data, weights, variant, seeds, epochs, out)
     run = Path(target)
@@ -172,9 +172,10 @@ def evaluate(
             result, [table(result), written, f"next: looktwice report {_q(run)}"], as_json=json_
         )
         return
+    name = protocol or "standard"
     found = evaluate_target(
         target,
-        protocol or "standard",
+        name,
         data=data,
         weights=weights,
         out=out,
@@ -187,7 +188,7 @@ def evaluate(
     )
     kept = "measured before and kept (--again measures anew)" if found.kept else "written"
     lines = [
-        table(found.result),
+        PROTOCOLS[name].show(found.result),
         f"{kept}: {found.file}" if found.file else "written nowhere: --out",
     ]
     _finish(found.result, lines, as_json=json_)

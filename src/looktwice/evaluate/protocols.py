@@ -15,7 +15,7 @@ from looktwice.data import Data, Splits
 from looktwice.errors import RunError, UsageError, did_you_mean
 from looktwice.evaluate import cached, finetune, layers, linear_head, lost, twin
 from looktwice.evaluate.fitting import fingerprint
-from looktwice.evaluate.run import about_encoder
+from looktwice.evaluate.run import about_encoder, table
 from looktwice.evaluate.subject import Subject, open_subject
 from looktwice.storage import write_atomic
 
@@ -30,10 +30,12 @@ class Protocol:
         run: measures a subject, given a seed and the options it takes; returns what is ready for
             JSON.
         takes: which `OPTIONS`, beside the seed.
+        show: the result in words, for a terminal.
     """
 
     run: Callable[..., dict[str, Any]]
     takes: tuple[str, ...] = ()
+    show: Callable[[dict[str, Any]], str] = table
 
 
 PROTOCOLS: Final[Mapping[str, Protocol]] = {

@@ -114,10 +114,10 @@ def open_subject(
     """
     place = open_device(best_device() if device == "auto" else device)
     path = Path(target)
+    if weights is not None:
+        raise UsageError(f"--weights {weights}: {target} has its own; leave them out")
     if path.is_file() or path.suffix == ".safetensors":
         return _foreign(path, data, splits, place)
-    if weights is not None:
-        raise UsageError(f"--weights {weights}: {target} is a run, which has its own")
     return _of_run(open_run(path), data, splits, place)
 
 
