@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from looktwice.evaluate.features import raw_pixels
+from looktwice.evaluate.health import health_report
 from looktwice.evaluate.protocol import SplitFeatures, SplitLabels, evaluate_features
 from looktwice.evaluate.run import evaluate_run, table
 
@@ -11,6 +12,7 @@ __all__ = [
     "SplitLabels",
     "evaluate_features",
     "evaluate_run",
+    "health_report",
     "raw_pixels",
     "table",
 ]
