@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from looktwice.evaluate.features import raw_pixels
+from looktwice.evaluate.health import health_report
 from looktwice.evaluate.labels import SplitLabels
 from looktwice.evaluate.protocol import SplitFeatures, evaluate_features
 from looktwice.evaluate.protocols import PROTOCOLS, Evaluation, evaluate_target
@@ -18,6 +19,7 @@ __all__ = [
     "evaluate_features",
     "evaluate_run",
     "evaluate_target",
+    "health_report",
     "open_subject",
     "raw_pixels",
     "table",
