@@ -39,6 +39,11 @@ def run(subject: Subject, *, seed: int = 0) -> dict[str, Any]:
     return {"data": cached.data, "protocols": found}
 
 
+def has_head(settings: config.Config) -> bool:
+    """Return whether a run's method has a projection head that looktwice knows."""
+    return settings.method.name not in ("supervised", config.OWN) and settings.model.head != "none"
+
+
 def layer_features(features: SplitFeatures, head: nn.Module) -> dict[str, SplitFeatures]:
     """Return h, "hidden-1", … and z, by name, of the features h."""
     splits = [layers(part, head) for part in (features.train, features.validation, features.test)]
@@ -76,7 +81,7 @@ def projection_head(subject: Subject, protocol: str) -> nn.Module:
             f"protocol {protocol}: {run.path} has a method of one's own, whose head looktwice "
             "cannot build again"
         )
-    if settings.method.name == "supervised" or settings.model.head == "none":
+    if not has_head(settings):
         raise UsageError(
             f"protocol {protocol} compares the layers of a projection head, and {run.path} was "
             "trained without one"

@@ -109,8 +109,8 @@ def evaluate_target(
         "protocol": protocol,
         "seed": seed,
         **given,
-        "pictures": subject.splits.train.fingerprint(),
-        "weights": fingerprint(subject.encoder),
+        "pictures_sha256": subject.splits.train.fingerprint(),
+        "weights_sha256": fingerprint(subject.encoder),
     }
     if subject.run is not None and data is not None and subject.trained_here():
         data = None
