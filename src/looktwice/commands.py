@@ -123,7 +123,9 @@ def resume(run: RunFolder, /, *, json_: Json = False) -> None:
 
 
 def evaluate(
-    target: Annotated[str, Parameter(help="run folder, or encoder.safetensors")],
+    target: Annotated[
+        str, Parameter(help="run folder, encoder.safetensors, or timm:NAME and others")
+    ],
     /,
     *,
     protocol: Annotated[
@@ -131,7 +133,7 @@ def evaluate(
         Parameter(
             alias="-p",
             help="standard, knn, linear, linear-fast, finetune, few-label, transfer, supervised, "
-            "layers, lost (none: the proof that the report shows)",
+            "layers, lost, health (none: the proof that the report shows)",
         ),
     ] = None,
     data: Annotated[

@@ -382,7 +382,7 @@ def test_an_encoder_file_is_evaluated_where_no_run_is_needed(run, splits, tmp_pa
     for protocol in ("layers", "lost", "supervised"):
         with pytest.raises(UsageError, match=f"protocol {protocol} needs a run of looktwice"):
             evaluate_target(run.encoder_file, protocol, data=pictures(), device="cpu")
-    with pytest.raises(UsageError, match="has its own; leave them out"):
+    with pytest.raises(UsageError, match="weights need a network"):
         measure(run, splits, "knn", weights=run.encoder_file)
     with pytest.raises(UsageError, match="give --data"):
         evaluate_target(run.encoder_file, "knn", device="cpu")

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from looktwice.data import Data, Splits
 from looktwice.errors import RunError, UsageError, did_you_mean
-from looktwice.evaluate import cached, finetune, layers, linear_head, lost, twin
+from looktwice.evaluate import cached, finetune, health, layers, linear_head, lost, twin
 from looktwice.evaluate.fitting import fingerprint
 from looktwice.evaluate.run import about_encoder, table
 from looktwice.evaluate.subject import Subject, open_subject
@@ -38,6 +38,19 @@ class Protocol:
     show: Callable[[dict[str, Any]], str] = table
 
 
+def _health(subject: Subject, *, seed: int = 0) -> dict[str, Any]:
+    """Measure health without labels on validation, before and after a run's projection head."""
+    has_head = subject.run is not None and layers.has_head(subject.run.config())
+    return health.health_report(
+        subject.encoder,
+        subject.splits.validation,
+        subject.policy,
+        seed=seed,
+        untrained=subject.untrained,
+        project=layers.projection_head(subject, "health") if has_head else None,
+    )
+
+
 PROTOCOLS: Final[Mapping[str, Protocol]] = {
     "standard": Protocol(cached.standard),
     "knn": Protocol(cached.knn),
@@ -49,6 +62,7 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = {
     "supervised": Protocol(twin.run),
     "layers": Protocol(layers.run),
     "lost": Protocol(lost.run),
+    "health": Protocol(_health, show=lambda report: "\n".join(health.lines(report))),
 }
 
 

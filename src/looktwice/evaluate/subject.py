@@ -16,6 +16,7 @@ from looktwice.build import best_device, open_device, untrained_encoder
 from looktwice.config import Config
 from looktwice.data import Data, Source, Splits, open_splits
 from looktwice.errors import DataError, RunError, UsageError
+from looktwice.estimator import open_encoder
 from looktwice.models import Encoder, build_backbone, read_encoder
 from looktwice.run import Run, build_policy, check_pictures, open_data, open_run
 
@@ -103,22 +104,20 @@ def open_subject(
     Args:
         target: a run folder, an ``encoder.safetensors`` file, or a foreign encoder.
         data: pictures to evaluate on; None takes those of the run.
-        weights: file of a foreign encoder's weights.
+        weights: file of weights for a network of another library; see `open_encoder`.
         device: where networks compute; ``auto`` is the best there is.
         splits: the pictures of a run that was started from arrays in memory.
 
     Raises:
         RunError: there is no run, it has not finished, or the file is no encoder.
         DataError: the pictures cannot be opened or do not fit the encoder.
-        UsageError: a device that is not here, no pictures, or weights for a run.
+        UsageError: no such target, weights that do not fit it, no pictures, or no such device.
     """
     place = open_device(best_device() if device == "auto" else device)
     path = Path(target)
-    if weights is not None:
-        raise UsageError(f"--weights {weights}: {target} has its own; leave them out")
-    if path.is_file() or path.suffix == ".safetensors":
-        return _foreign(path, data, splits, place)
-    return _of_run(open_run(path), data, splits, place)
+    if path.is_dir() and weights is None:
+        return _of_run(open_run(path), data, splits, place)
+    return _foreign(str(target), weights, data, splits, place)
 
 
 def _of_run(run: Run, data: Data | None, splits: Splits | None, device: torch.device) -> Subject:
@@ -162,16 +161,22 @@ def _starts(config: Config, channels: int) -> tuple[Encoder, Encoder | None]:
     return untrained_encoder(at_random, channels), initial
 
 
-def _foreign(path: Path, data: Data | None, splits: Splits | None, device: torch.device) -> Subject:
+def _foreign(
+    target: str,
+    weights: Path | None,
+    data: Data | None,
+    splits: Splits | None,
+    device: torch.device,
+) -> Subject:
+    encoder = open_encoder(target, weights=weights)
     if data is None and splits is None:
-        raise UsageError(f"no pictures named to evaluate {path} on: give --data FOLDER or NAME")
-    encoder = read_encoder(path)
+        raise UsageError(f"no pictures named to evaluate {target} on: give --data FOLDER or NAME")
     if splits is None:
         assert data is not None
         splits = open_splits(data)
-    check_channels(str(path), encoder, splits)
+    check_channels(target, encoder, splits)
     return Subject(
-        name=str(path),
+        name=target,
         encoder=encoder.to(device),
         splits=splits,
         untrained=_at_random(encoder).to(device),
