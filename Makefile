@@ -32,9 +32,11 @@ bench: .venv/developing
 proof: .venv/installed
 	$(BIN)/python benchmarks/quality.py
 
-# Whether every layout gives the gradients of one process: all cases, about four minutes.
+# Whether every layout gives the gradients of one process: all cases, about four minutes. Then
+# whether broken runs are named and healthy ones are not: forty runs, some minutes more.
 campaign: .venv/installed
 	$(BIN)/looktwice doctor --whole
+	$(BIN)/python benchmarks/health.py
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv

@@ -15,7 +15,7 @@ from looktwice import distributed, launched
 from looktwice import optim as optimisers
 from looktwice.allocation import keep_freed_memory
 from looktwice.augment import Policy
-from looktwice.config import Config
+from looktwice.config import Config, ModelConfig
 from looktwice.data import Loader, Splits
 from looktwice.errors import UsageError
 from looktwice.large_batch import LargeBatch, activation_bytes, fitting_micro_batch
@@ -277,14 +277,7 @@ def _build_method(
     embedding_dim = num_features if model.head == "none" else model.embedding_dim
     parts = Parts(
         backbone=backbone,
-        projection_head=build_head(
-            model.head,
-            num_features=num_features,
-            num_layers=model.head_layers,
-            width=width,
-            embedding_dim=embedding_dim,
-            norm=model.head_norm,
-        ),
+        projection_head=projection_head(model, num_features),
         predictor=lambda: build_head(
             "mlp",
             num_features=embedding_dim,
@@ -302,13 +295,27 @@ def _build_method(
     return build_method(config.method, parts, own)
 
 
+def projection_head(model: ModelConfig, num_features: int) -> nn.Module:
+    """Build the projection head (N, num_features) -> (N, embedding_dim) of a run, untrained."""
+    return build_head(
+        model.head,
+        num_features=num_features,
+        num_layers=model.head_layers,
+        width=model.head_width or num_features,
+        embedding_dim=num_features if model.head == "none" else model.embedding_dim,
+        norm=model.head_norm,
+    )
+
+
 def _micro_batch(config: Config) -> int:
     assert config.train.micro_batch != "auto", "settled before"
     return config.train.micro_batch
 
 
-def untrained_encoder(config: Config, splits: Splits) -> Encoder:
-    """Return the encoder a run started from, weight for weight, in eval mode."""
+def untrained_encoder(config: Config, channels: int) -> Encoder:
+    """Return the encoder a run on pictures of 1 or 3 channels started from, weight for weight.
+
+    With `model.init` that is the network at those weights; it is in eval mode.
+    """
     torch.manual_seed(config.train.seed)
-    policy = build_policy(config.augment)
-    return _build_encoder(config, splits.train.channels, policy).eval()
+    return _build_encoder(config, channels, build_policy(config.augment)).eval()

@@ -123,14 +123,77 @@ def resume(run: RunFolder, /, *, json_: Json = False) -> None:
 
 
 def evaluate(
-    run: RunFolder, /, *, device: Device = "auto", seed: Seed = 0, json_: Json = False
+    target: Annotated[
+        str, Parameter(help="run folder, encoder.safetensors, or timm:NAME and others")
+    ],
+    /,
+    *,
+    protocol: Annotated[
+        str | None,
+        Parameter(
+            alias="-p",
+            help="standard, knn, linear, linear-fast, finetune, few-label, transfer, supervised, "
+            "layers, lost, health (none: the proof that the report shows)",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, Parameter(alias="-d", help="other labelled pictures than the run's")
+    ] = None,
+    weights: Annotated[
+        Path | None, Parameter(help="weights of an encoder that is no run's")
+    ] = None,
+    variant: Annotated[
+        str | None, Parameter(help="of linear: simclr, or moco's numbers (simclr)")
+    ] = None,
+    seeds: Annotated[
+        int | None, Parameter(help="repetitions: mean ± sd (few-label: 5, else 1)")
+    ] = None,
+    epochs: Annotated[
+        float | None, Parameter(alias="-e", help="of linear and finetune (as in the paper)")
+    ] = None,
+    out: Annotated[
+        Path | None, Parameter(alias="-o", help="file (TARGET/evaluations/PROTOCOL[-DATA].json)")
+    ] = None,
+    again: Annotated[bool, Parameter(help="measure anew what is there already")] = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+    json_: Json = False,
 ) -> None:
-    """Prove an encoder: k-NN, linear probe and few labels, beside pixels and the untrained."""
-    from looktwice.evaluate import evaluate_run, table
+    """Prove an encoder: k-NN, linear probe and few labels, beside pixels and the untrained.
 
-    result = evaluate_run(run, device=device, seed=seed)
-    lines = [table(result), f"written: {run}/evaluation.json", f"next: looktwice report {_q(run)}"]
-    _finish(result, lines, as_json=json_)
+    --protocol takes one by name: docs/evaluation.md says what each does.
+    """
+    from looktwice.evaluate import PROTOCOLS, evaluate_run, evaluate_target, table
+
+    others = (protocol, data, weights, variant, seeds, epochs, out)
+    run = Path(target)
+    if run.is_dir() and not again and all(value is None for value in others):
+        result = evaluate_run(run, device=device, seed=seed)
+        written = f"written: {run}/evaluation.json"
+        _finish(
+            result, [table(result), written, f"next: looktwice report {_q(run)}"], as_json=json_
+        )
+        return
+    name = protocol or "standard"
+    found = evaluate_target(
+        target,
+        name,
+        data=data,
+        weights=weights,
+        out=out,
+        again=again,
+        device=device,
+        seed=seed,
+        seeds=seeds,
+        epochs=epochs,
+        variant=variant,
+    )
+    kept = "measured before and kept (--again measures anew)" if found.kept else "written"
+    lines = [
+        PROTOCOLS[name].show(found.result),
+        f"{kept}: {found.file}" if found.file else "written nowhere: --out",
+    ]
+    _finish(found.result, lines, as_json=json_)
 
 
 def report(run: RunFolder, /, *, json_: Json = False) -> None:

@@ -126,7 +126,11 @@ class ModelConfig:
         0, "hidden units of MoCo v3's prediction head (0: the head's)", low=0, high=16384
     )
     embedding_dim: int = option(128, "dimensions of the embedding", low=2, high=16384)
-    init: str = option("", "starting weights: timm:NAME, or a .safetensors file", flags=("--init",))
+    init: str = option(
+        "",
+        "starting weights: timm:NAME, torchvision:NAME, or a file, ours or of another library",
+        flags=("--init",),
+    )
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 from looktwice.checkpoint import checkpoint_name, load_checkpoint
-from looktwice.errors import RunError
-from looktwice.models import Encoder, read_encoder
+from looktwice.errors import RunError, UsageError
+from looktwice.models import FOREIGN, Encoder, foreign_encoder, read_encoder
 from looktwice.run import Run, open_run
 
 
@@ -49,3 +50,45 @@ def _load_best(encoder: Encoder, run: Run) -> None:
         if name.startswith(prefix)
     }
     encoder.backbone.load_state_dict(weights)
+
+
+def open_encoder(
+    target: str,
+    *,
+    weights: Path | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+) -> Encoder:
+    """Open what is to be evaluated: a run, an encoder file, or a network of another library.
+
+    Args:
+        target: a finished run's folder, an ``encoder.safetensors``, or what `foreign_encoder`
+            takes: ``timm:NAME``, ``torchvision:NAME``, ``solo-learn:NAME``.
+        weights: the file of weights of such a network; None takes the published ones.
+        image_size: side in pixels at which pictures enter; None: what the target says.
+        channels: 1 or 3; None: what an encoder of ours says, 3 for other libraries.
+
+    Raises:
+        RunError: as `load_encoder`; published weights that cannot be fetched.
+        UsageError: no such target, or one that these arguments do not fit.
+    """
+    if target.startswith(FOREIGN):
+        return foreign_encoder(target, weights, image_size=image_size, channels=channels or 3)
+    path = Path(target)
+    if weights is not None:
+        raise UsageError(f"weights need a network, as in timm:resnet18, not {target!r}")
+    if not path.exists():
+        raise UsageError(
+            f"no run, encoder file or network {target!r}: give a run's folder, an "
+            f"encoder.safetensors, or a name that begins with {', '.join(FOREIGN)}"
+        )
+    if path.is_file() and path.suffix != ".safetensors":
+        raise UsageError(
+            f"{target} does not say its network: give that, and the file as weights "
+            f"(timm:resnet18 --weights {target})"
+        )
+    encoder = load_encoder(path)
+    if channels not in (None, encoder.spec.channels):
+        raise UsageError(f"{target} takes pictures of {encoder.spec.channels} channel(s)")
+    spec = dataclasses.replace(encoder.spec, image_size=image_size or encoder.spec.image_size)
+    return Encoder(encoder.backbone, spec).eval()

@@ -48,6 +48,12 @@ def prepare(encoder: Encoder, source: Source) -> tuple[Tensor, NDArray[np.int64]
     return torch.cat(prepared), np.asarray(kept, np.int64)
 
 
+def encoder_width(encoder: Encoder) -> int:
+    """Return the width D of an encoder's features (N, D)."""
+    side, channels = encoder.spec.image_size, encoder.spec.channels
+    return encode(encoder, torch.zeros(1, channels, side, side, dtype=torch.uint8)).shape[1]
+
+
 def encode(encoder: Encoder, pictures: Tensor) -> Tensor:
     """Return features (N, D), float32 on the CPU, of pictures uint8 (N, C, S, S).
 

@@ -43,13 +43,13 @@ class Monitor:
 
     def __init__(self, splits: Splits, policy: Policy, *, seed: int, temperature: float) -> None:
         self._temperature = temperature
-        self._views = _fixed_views(_sample(splits.validation, NUM_HEALTH), policy, seed)
+        self._views = _fixed_views(sample(splits.validation, NUM_HEALTH), policy, seed)
         self._labelled: tuple[Source, Source] | None = None
         self._prepared: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
         if splits.train.labels is not None and splits.validation.labels is not None:
             self._labelled = (
-                _sample(splits.train, NUM_BANK),
-                _sample(splits.validation, NUM_QUERIES),
+                sample(splits.train, NUM_BANK),
+                sample(splits.validation, NUM_QUERIES),
             )
             self._num_classes = int(splits.train.labels.max()) + 1
 
@@ -97,7 +97,7 @@ def _prepare(encoder: Encoder, source: Source) -> tuple[Tensor, Tensor]:
     return pictures, torch.from_numpy(source.labels[kept])
 
 
-def _sample(source: Source, count: int) -> Source:
+def sample(source: Source, count: int) -> Source:
     """Return at most `count` pictures of a source, the same ones every time."""
     chosen = permute(len(source), 0, 0, np.arange(min(count, len(source))))
     return subset(source, np.sort(chosen))

@@ -446,8 +446,8 @@ def finish_epoch(
 
 
 def _verdict(health: Health, training: Training, progress: Progress) -> str:
-    share = progress.step / training.config.train.steps
-    return health_verdict(health, Health(**progress.untrained), progress=share)
+    steps = progress.step - training.warmup_steps
+    return health_verdict(health, Health(**progress.untrained), steps=steps)
 
 
 def _time_fields(training: Training, progress: Progress) -> dict[str, float]:

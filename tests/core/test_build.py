@@ -225,7 +225,7 @@ def test_equal_options_build_equal_parts(base_signature):
 
 def test_the_untrained_encoder_is_the_one_training_started_from():
     training = built()
-    encoder = untrained_encoder(training.config, training.splits)
+    encoder = untrained_encoder(training.config, training.splits.train.channels)
     for name, value in training.method.backbone.state_dict().items():
         assert torch.equal(value, encoder.backbone.state_dict()[name])
 

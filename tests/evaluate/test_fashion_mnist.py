@@ -4,7 +4,8 @@ import torch
 
 from looktwice.data import open_splits
 from looktwice.evaluate import raw_pixels
-from looktwice.evaluate.protocol import SplitFeatures, _knn, _Known, _linear
+from looktwice.evaluate.labels import Known
+from looktwice.evaluate.protocol import SplitFeatures, _knn, _linear
 
 
 def test_the_baseline_is_no_straw_man():
@@ -12,7 +13,7 @@ def test_the_baseline_is_no_straw_man():
     sources = (splits.train, splits.validation, splits.test)
     row = SplitFeatures(*(raw_pixels(source)[0] for source in sources))
     train, validation, test = (torch.from_numpy(source.labels) for source in sources)
-    known = _Known(train, validation, 10)
+    known = Known(train, validation, 10)
     accuracies = [
         float((outcome.predicted[0] == test).double().mean())
         for outcome in (_knn(row, known), _linear(row, known))

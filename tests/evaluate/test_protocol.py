@@ -10,6 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from looktwice.errors import DataError, UsageError
 from looktwice.evaluate import SplitFeatures, SplitLabels, evaluate_features, protocol
+from looktwice.evaluate.labels import Known, amount_note, draw
 from looktwice.evaluate.linear import Standardiser, fit_path
 
 CLASSES = ("ankle", "bag", "coat")
@@ -202,8 +203,8 @@ def test_a_seed_is_a_result_whatever_the_threads(result, rows, labels):
 
 def test_draws_hold_what_they_say():
     train = torch.arange(3).repeat(20)
-    known = protocol._Known(train, torch.arange(3).repeat(5), 3)
-    draws = protocol._draw(known, 10, seed=0)
+    known = Known(train, torch.arange(3).repeat(5), 3)
+    draws = draw(known, "labels-10", seed=0)
     assert len(draws.choosing) == len(draws.scoring) == 5
     for split, size, labels in (("choosing", 60, known.train), ("scoring", 75, known.pool)):
         drawn = getattr(draws, split)
@@ -216,11 +217,11 @@ def test_draws_hold_what_they_say():
 
 
 def test_classes_with_few_pictures_give_all_they_have_and_say_so(result):
-    known = protocol._Known(torch.tensor([0] * 50 + [1] * 3 + [2] * 50), torch.tensor([0, 1, 2]), 3)
-    draws = protocol._draw(known, 10, seed=0)
+    known = Known(torch.tensor([0] * 50 + [1] * 3 + [2] * 50), torch.tensor([0, 1, 2]), 3)
+    draws = draw(known, "labels-10", seed=0)
     assert torch.bincount(known.train[draws.choosing[0]]).tolist() == [10, 3, 10]
     note = "all that there are, in classes with fewer than 10 pictures to train on: 'bag' (3)"
-    assert protocol._note("labels-10", known, CLASSES) == note
+    assert amount_note("labels-10", known, CLASSES) == note
     assert [("note" in entry) for entry in result["protocols"]] == [False] * 4 + [True]
 
 

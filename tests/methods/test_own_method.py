@@ -100,7 +100,7 @@ def test_evaluation_needs_no_method(run, pictures):
     assert result["data"]["classes"]
     config = run.config()
     torch.manual_seed(99)
-    encoder = build.untrained_encoder(config, open_splits(pictures))
+    encoder = build.untrained_encoder(config, open_splits(pictures).train.channels)
     training = build.build(config, open_splits(pictures), BYOL)
     for name, value in training.method.backbone.state_dict().items():
         assert torch.equal(value, encoder.backbone.state_dict()[name])

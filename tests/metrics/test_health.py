@@ -10,8 +10,21 @@ import pytest
 import torch
 
 from looktwice.errors import UsageError
-from looktwice.metrics import Health, health_verdict, measure_health
-from looktwice.metrics.health import alignment, effective_rank, infonce_bound, uniformity
+from looktwice.metrics import (
+    PATIENCE,
+    Health,
+    bound_in_blocks,
+    health_verdict,
+    invariance,
+    measure_health,
+)
+from looktwice.metrics.health import (
+    alignment,
+    collapsed_dimensions,
+    effective_rank,
+    infonce_bound,
+    uniformity,
+)
 
 N, D, TEMPERATURE = 24, 6, 0.2
 
@@ -89,6 +102,72 @@ def test_closed_forms():
     assert bound == pytest.approx(ceiling)
 
 
+def test_zeros_have_rank_one_and_no_dimension_in_use():
+    zeros = measure_health(torch.zeros(N, D), torch.zeros(N, D), TEMPERATURE)
+    assert zeros.effective_rank == pytest.approx(1.0, abs=1e-4)
+    assert (zeros.collapsed_dimensions, zeros.infonce_bound) == (1.0, pytest.approx(0.0))
+
+
+def test_collapsed_dimensions_are_counted():
+    z = torch.randn(1000, 8, generator=torch.Generator().manual_seed(3))
+    assert collapsed_dimensions(z) == 0.0
+    # Beside six dimensions of deviation 1/sqrt(6), one of a five hundredth of that, and a dead one.
+    z[:, 3] /= 500
+    z[:, 5] = 0.0
+    assert collapsed_dimensions(z) == pytest.approx(2 / 8)
+    assert collapsed_dimensions(torch.ones(N, D)) == 1.0
+    # A constant in one dimension leaves the others the deviation of what is beside it.
+    z[:, 5] = 10.0
+    deviations = unit(z).std(axis=0) * np.sqrt(8)
+    assert collapsed_dimensions(z) == pytest.approx((deviations < 0.01).mean())
+
+
+def test_the_bound_in_blocks_equals_a_slow_loop(views):
+    found = bound_in_blocks(*views, temperature=TEMPERATURE, candidates=7)
+    u0, u1 = unit(views[0]), unit(views[1])
+    expected = []
+    for block in (range(7), range(7, 14), range(14, 21)):
+        terms = []
+        for query, keys in ((u0, u1), (u1, u0)):
+            for i in block:
+                scores = [math.exp(query[i] @ keys[j] / TEMPERATURE) for j in block]
+                terms.append(math.log(scores[i - block[0]] / sum(scores)))
+        expected.append(math.log(7) + np.mean(terms))
+    assert found.tolist() == pytest.approx(expected)
+
+
+def test_the_bound_in_blocks_stays_below_what_is_shared_and_below_its_ceiling():
+    # One of four directions, the same in both views: exactly log 4 nats are shared.
+    kinds = torch.randint(4, (4096,), generator=torch.Generator().manual_seed(4))
+    corners = torch.eye(4)[kinds]
+    shared = bound_in_blocks(corners, corners, temperature=0.05, candidates=64)
+    error = float(shared.std()) / 8
+    assert math.log(4) - 0.1 < float(shared.mean()) < math.log(4) + 3 * error
+    independent = corners[torch.randperm(4096, generator=torch.Generator().manual_seed(5))]
+    assert float(bound_in_blocks(corners, independent, temperature=1.0, candidates=64).mean()) < 0.0
+    each = torch.eye(64)
+    full = bound_in_blocks(each, each, temperature=0.02, candidates=64)
+    assert full.tolist() == pytest.approx([math.log(64)])
+    assert len(bound_in_blocks(each[:63], each[:63], temperature=0.1, candidates=64)) == 0
+
+
+def test_invariance_equals_its_definition(views):
+    before, after = unit(views[0]), unit(views[1])
+    same = np.mean([a @ b for a, b in zip(before, after, strict=True)])
+    different = np.mean([before[i] @ before[j] for i, j in itertools.permutations(range(N), 2)])
+    expected = (same - different) / (1 - different)
+    assert invariance(*views) == pytest.approx(expected)
+
+
+def test_closed_forms_of_invariance():
+    corners = torch.eye(D)
+    assert invariance(corners, corners) == pytest.approx(1.0)
+    assert invariance(corners, corners.roll(1, 0)) == pytest.approx(0.0)
+    assert invariance(corners, -corners) == pytest.approx(-1.0)
+    assert invariance(torch.ones(N, D), torch.ones(N, D)) is None
+    assert invariance(torch.zeros(N, D), torch.zeros(N, D)) == pytest.approx(0.0)
+
+
 def test_a_constant_embedding_scores_no_top1():
     constant = measure_health(torch.ones(N, D), torch.ones(N, D), TEMPERATURE)
     assert constant.top1 == 0.0
@@ -116,10 +195,9 @@ def test_shapes_are_checked(views):
         measure_health(views[0][:1], views[1][:1], TEMPERATURE)
 
 
-UNTRAINED = Health(0.99, 0.93, 0.02, -0.3, 6.0, 128, 0.4, 6.2, 0.05)
+UNTRAINED = Health(0.99, 0.93, 0.02, -0.3, 6.0, 0.0, 128, 0.4, 0.01, 6.2, 0.05)
 LEARNED = dataclasses.replace(UNTRAINED, infonce_bound=3.1)
 VERDICTS = {
-    "untrained": UNTRAINED,
     "healthy: two views of a picture are 0.80 similar, of different pictures 0.05; 61.0 of 128 "
     "dimensions in use (untrained 6.0)": dataclasses.replace(
         LEARNED, positive_similarity=0.8, negative_similarity=0.05, effective_rank=61.0
@@ -134,14 +212,14 @@ VERDICTS = {
     "collapsed: 1.7 of 128 dimensions": dataclasses.replace(
         LEARNED, negative_similarity=0.0, effective_rank=1.7
     ),
-    "not learning yet: the loss is at chance": dataclasses.replace(
+    "not learning: the loss is at chance": dataclasses.replace(
         UNTRAINED,
         negative_similarity=0.0,
         positive_similarity=0.01,
         effective_rank=90.0,
         infonce_bound=-0.2,
     ),
-    "not learning yet: the loss is no better": dataclasses.replace(UNTRAINED, infonce_bound=0.5),
+    "not learning: the loss is no better": dataclasses.replace(UNTRAINED, infonce_bound=0.5),
     "diverged": dataclasses.replace(UNTRAINED, infonce_bound=math.nan),
 }
 
@@ -151,13 +229,18 @@ def test_verdict(expected):
     assert health_verdict(VERDICTS[expected], UNTRAINED).startswith(expected)
 
 
-def test_an_untrained_network_that_is_constant_gets_time():
+def test_nobody_is_accused_before_a_hundred_steps_after_warm_up():
     constant = dataclasses.replace(
-        UNTRAINED, negative_similarity=0.985, effective_rank=1.6, infonce_bound=0.01
+        UNTRAINED, negative_similarity=0.999, effective_rank=1.1, infonce_bound=0.01
     )
-    after = dataclasses.replace(constant, infonce_bound=0.02)
-    assert health_verdict(after, constant, progress=0.05).startswith("not learning yet")
-    assert health_verdict(after, constant, progress=0.5).startswith("collapsed")
+    after = dataclasses.replace(constant, infonce_bound=0.011)
+    assert health_verdict(constant, constant, steps=-20).startswith("untrained")
+    assert health_verdict(after, constant, steps=PATIENCE - 1).startswith("too early to tell")
+    assert health_verdict(after, constant, steps=PATIENCE).startswith("collapsed")
+    # A network that is frozen measures the same for ever, and is not called untrained for ever.
+    assert health_verdict(constant, constant).startswith("collapsed")
+    assert health_verdict(UNTRAINED, UNTRAINED).startswith("not learning")
+    assert health_verdict(LEARNED, UNTRAINED, steps=3).startswith("healthy")
 
 
 def test_embeddings_that_are_not_numbers_are_a_verdict_not_a_crash(views):

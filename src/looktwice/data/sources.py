@@ -256,6 +256,72 @@ def subset(source: Source, indices: NDArray[np.int64]) -> Source:
     return _Subset(source, np.asarray(indices, np.int64))
 
 
+@final
+class _Joined(Source):
+    """The pictures of one source, then those of another."""
+
+    def __init__(self, first: Source, second: Source) -> None:
+        labels = (
+            None
+            if first.labels is None or second.labels is None
+            else np.concatenate([first.labels, second.labels])
+        )
+        super().__init__(first.name, first.channels, labels, first.class_names)
+        self._first, self._second = first, second
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._second)
+
+    def _at(self, i: int) -> tuple[Source, int]:
+        own = len(self._first)
+        return (self._first, i) if i < own else (self._second, i - own)
+
+    def image(self, i: int) -> Picture:
+        """See `Source.image`."""
+        source, place = self._at(i)
+        return source.image(place)
+
+    @property
+    def is_encoded(self) -> bool:
+        """See `Source.is_encoded`."""
+        return self._first.is_encoded or self._second.is_encoded
+
+    def encoded(self, i: int) -> Encoded:
+        """See `Source.encoded`."""
+        source, place = self._at(i)
+        return source.encoded(place)
+
+    def identifier(self, i: int) -> str:
+        """See `Source.identifier`."""
+        source, place = self._at(i)
+        return source.identifier(place)
+
+    def fingerprint(self) -> str:
+        """See `Source.fingerprint`."""
+        both = f"{self._first.fingerprint()}\0{self._second.fingerprint()}"
+        return hashlib.sha256(both.encode()).hexdigest()
+
+    @property
+    def picture_size(self) -> tuple[int, int] | None:
+        """See `Source.picture_size`."""
+        first, second = self._first.picture_size, self._second.picture_size
+        return first if first == second else None
+
+
+def join(first: Source, second: Source) -> Source:
+    """Return the pictures of one source, then those of another; labels go with them.
+
+    Raises:
+        DataError: one is grey and the other in colour, or their classes differ.
+    """
+    if (first.channels, first.class_names) != (second.channels, second.class_names):
+        raise DataError(
+            f"{first.name!r} and {second.name!r} cannot be joined: they differ in channels or "
+            "classes"
+        )
+    return _Joined(first, second)
+
+
 def printable(text: str) -> str:
     """Escape the undecodable bytes of a file name, so that any UTF-8 file or terminal takes it."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from looktwice.metrics.contrastive import contrastive_top1
-from looktwice.metrics.health import Health, health_verdict, measure_health
+from looktwice.metrics.health import (
+    PATIENCE,
+    Health,
+    bound_in_blocks,
+    health_verdict,
+    invariance,
+    measure_health,
+)
 from looktwice.metrics.knn import knn_predict, knn_scores, nearest
 
 __all__ = [
+    "PATIENCE",
     "Health",
+    "bound_in_blocks",
     "contrastive_top1",
     "health_verdict",
+    "invariance",
     "knn_predict",
     "knn_scores",
     "measure_health",

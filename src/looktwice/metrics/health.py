@@ -1,8 +1,8 @@
 """Health of embeddings without labels, and a verdict in words.
 
 All measures look at what the contrastive loss sees: embeddings on the unit sphere, two views of
-each picture. Everything is computed in float64 and takes O(N^2) memory: meant for a sample of
-some hundreds to some thousands of pictures.
+each picture. Everything is computed in float64 and takes O(N^2) time, and O(N) memory but for
+`uniformity`, which holds N^2 / 2 distances: meant for some hundreds to some thousands of pictures.
 """
 
 from __future__ import annotations
@@ -19,6 +19,12 @@ from looktwice.metrics.contrastive import contrastive_top1
 
 RANK_EPSILON = 1e-7  # RankMe (Garrido et al. 2023), equation 1
 UNIFORMITY_T = 2.0  # Wang & Isola 2020, section 4.1
+# A dimension is collapsed when its standard deviation over unit vectors is below this share of
+# 1/sqrt(D), what each dimension of evenly spread vectors has (SimSiam, arXiv 2011.10566, section
+# 4.1): less than a ten-thousandth of an even dimension's variance.
+COLLAPSED_DEVIATION = 0.01
+ALIKE = 1e-6  # cosines this near 1 differ by float32's rounding alone
+BLOCK = 1024  # rows of similarities held at once
 
 # The verdict. A network has learned something once the bound is above the untrained network's by
 # this share of the ceiling.
@@ -29,8 +35,9 @@ CHANCE_SHARE = 0.02
 CONSTANT_SIMILARITY = 0.95
 # ... and collapsed, constant or not, when they use no more dimensions than this.
 COLLAPSED_RANK = 2.0
-# An untrained network is often nearly constant: until this share of the training it may stay so.
-EARLY_PROGRESS = 0.1
+# Steps after warm-up before which a run is not accused: an untrained network is often nearly
+# constant, and a warm-up moves it little.
+PATIENCE = 100
 
 
 @dataclass(frozen=True)
@@ -44,9 +51,11 @@ class Health:
         uniformity: log mean Gaussian potential of different pictures, -8 .. 0; lower is more
             even.
         effective_rank: dimensions in use, 1 .. ``dimensions``.
+        collapsed_dimensions: share of dimensions that hardly differ between pictures, 0 .. 1.
         dimensions: width of the embedding.
         infonce_bound: nats of information shared by the views that the loss has shown; below 0
             when it is worse than guessing.
+        infonce_error: standard error of the bound over pictures, nats; negatives taken as given.
         infonce_ceiling: what the bound cannot exceed, log(2N - 1).
         top1: share of views whose other view is nearest among all 2N - 1.
     """
@@ -56,8 +65,10 @@ class Health:
     alignment: float
     uniformity: float
     effective_rank: float
+    collapsed_dimensions: float
     dimensions: int
     infonce_bound: float
+    infonce_error: float
     infonce_ceiling: float
     top1: float
 
@@ -78,10 +89,22 @@ def uniformity(z: Tensor) -> float:
 
 
 def effective_rank(z: Tensor) -> float:
-    """Return RankMe: exp of the entropy of the singular values of unit vectors (N, D)."""
+    """Return RankMe: exp of the entropy of the singular values of unit vectors (N, D).
+
+    Vectors that are all zero have rank 1, as any others that are all alike.
+    """
     singular = torch.linalg.svdvals(_unit(z))
-    share = singular / singular.sum() + RANK_EPSILON
+    share = singular / singular.sum().clamp_min(RANK_EPSILON) + RANK_EPSILON
     return float((-(share * share.log()).sum()).exp())
+
+
+def collapsed_dimensions(z: Tensor) -> float:
+    """Return the share of dimensions of (N, D) that hardly differ between pictures, 0 .. 1.
+
+    See `COLLAPSED_DEVIATION`: the standard deviation is that of unit vectors over the N pictures.
+    """
+    deviation = _unit(z).std(dim=0, correction=0)
+    return float((deviation < COLLAPSED_DEVIATION / math.sqrt(z.shape[1])).double().mean())
 
 
 def infonce_bound(z0: Tensor, z1: Tensor, temperature: float) -> tuple[float, float]:
@@ -90,10 +113,73 @@ def infonce_bound(z0: Tensor, z1: Tensor, temperature: float) -> tuple[float, fl
     The bound on mutual information of van den Oord et al. 2018, with SimCLR's candidates: each of
     2N views looks for its positive among the 2N - 1 others.
     """
-    positive, cosine = _similarities(_unit(z0), _unit(z1))
-    loss = float((cosine / temperature).logsumexp(dim=1).sub(positive / temperature).mean())
-    ceiling = math.log(len(cosine) - 1)
-    return ceiling - loss, ceiling
+    ceiling = math.log(2 * len(z0) - 1)
+    return ceiling - float(_losses(z0, z1, temperature).mean()), ceiling
+
+
+def _losses(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
+    """Return NT-Xent of each of the N pictures, the mean of its two views."""
+    z = torch.cat([_unit(z0), _unit(z1)])
+    partners = torch.arange(len(z), device=z.device).roll(len(z0))
+    rows = torch.arange(len(z), device=z.device).split(BLOCK)
+    losses = torch.cat([_nt_xent(z, r, partners[r], temperature) for r in rows])
+    return losses.view(2, -1).mean(dim=0)
+
+
+def _nt_xent(z: Tensor, rows: Tensor, partners: Tensor, temperature: float) -> Tensor:
+    """Return the losses of some rows of unit vectors among all others."""
+    logits = torch.einsum("id,jd->ij", z[rows], z) / temperature
+    logits.scatter_(1, rows[:, None], -math.inf)
+    # The positive is read from the matrix, so that it equals itself to the last bit.
+    return logits.logsumexp(dim=1) - logits.gather(1, partners[:, None])[:, 0]
+
+
+def bound_in_blocks(z0: Tensor, z1: Tensor, *, temperature: float, candidates: int) -> Tensor:
+    """Return InfoNCE bounds, in nats, of disjoint blocks of pictures: (N // candidates,) float64.
+
+    In each block every view looks for its other view among the block's other views, from first to
+    second and from second to first: log K - cross-entropy, K = `candidates`, averaged (van den Oord
+    et al. 2018, equations 4 and 5; Poole et al. 2019, equation 12). Each block's expectation is
+    a lower bound on the information that two views share, since all candidates are views of
+    pictures drawn independently; NT-Xent's own candidates are not, as they hold both views
+    of each other picture. Blocks share no picture: their values are independent. Rows left over
+    are not used.
+
+    Args:
+        z0: first views, (N, D).
+        z1: second views, (N, D), row by row of the same pictures, which stand in random order.
+        temperature: of the critic, cosine / temperature, > 0.
+        candidates: K, 2 .. N.
+    """
+    count = len(z0) // candidates
+    shape = count, candidates, z0.shape[1]
+    first, second = (_unit(z[: count * candidates]).view(shape) for z in (z0, z1))
+    logits = torch.einsum("bid,bjd->bij", first, second) / temperature
+    positive = logits.diagonal(dim1=1, dim2=2)
+    losses = [(logits.logsumexp(dim=d) - positive).mean(dim=1) for d in (1, 2)]
+    return math.log(candidates) - (losses[0] + losses[1]) / 2
+
+
+def invariance(features: Tensor, changed: Tensor) -> float | None:
+    """Return how little a change of pictures changes their features: 1 not at all.
+
+    (s - d) / (1 - d), where s is the mean cosine of a picture's features before and after, and d
+    that of different pictures before: 0 when a picture is as far from itself, changed, as from
+    others; below 0 when it is farther. None where all pictures have the same features: then there
+    is nothing to compare with.
+
+    Args:
+        features: of pictures as they are, (N, D) with N >= 2.
+        changed: of the same pictures, changed, (N, D).
+    """
+    before, after = _unit(features), _unit(changed)
+    count = len(before)
+    norms = before.square().sum()  # N, or less where features are zero
+    different = float((before.sum(dim=0).square().sum() - norms) / (count * (count - 1)))
+    if not different < 1 - ALIKE:  # also where they are not finite
+        return None
+    same = float((before * after).sum(dim=1).mean())
+    return (same - different) / (1 - different)
 
 
 def measure_health(z0: Tensor, z1: Tensor, temperature: float) -> Health:
@@ -116,8 +202,9 @@ def measure_health(z0: Tensor, z1: Tensor, temperature: float) -> Health:
     ceiling = math.log(2 * count - 1)
     if not (z0.isfinite().all() and z1.isfinite().all()):
         nan = math.nan
-        return Health(nan, nan, nan, nan, nan, dimensions, nan, ceiling, nan)
+        return Health(nan, nan, nan, nan, nan, nan, dimensions, nan, nan, ceiling, nan)
     unit = torch.cat([_unit(z0), _unit(z1)])
+    losses = _losses(z0, z1, temperature)
     positive = (unit[:count] * unit[count:]).sum(dim=1)
     # All pairs at once, less each view with itself and with its positive.
     others = unit.sum(dim=0).square().sum() - 2 * count - 2 * positive.sum()
@@ -127,8 +214,10 @@ def measure_health(z0: Tensor, z1: Tensor, temperature: float) -> Health:
         alignment=alignment(z0, z1),
         uniformity=(uniformity(z0) + uniformity(z1)) / 2,
         effective_rank=effective_rank(unit),
+        collapsed_dimensions=collapsed_dimensions(unit),
         dimensions=dimensions,
-        infonce_bound=infonce_bound(z0, z1, temperature)[0],
+        infonce_bound=ceiling - float(losses.mean()),
+        infonce_error=float(losses.std()) / math.sqrt(count),
         infonce_ceiling=ceiling,
         top1=contrastive_top1(z0, z1),
     )
@@ -138,49 +227,38 @@ def _unit(z: Tensor) -> Tensor:
     return F.normalize(z.detach().double(), dim=1)
 
 
-def _similarities(z0: Tensor, z1: Tensor) -> tuple[Tensor, Tensor]:
-    """Return unit vectors' positive cosines (2N,), and all (2N, 2N) with -inf on the diagonal."""
-    z = torch.cat([z0, z1])
-    cosine = z @ z.T
-    cosine.fill_diagonal_(-math.inf)
-    # Read from the matrix, not computed apart, so that a positive equals itself to the last bit.
-    positive = cosine.diagonal(len(z0))
-    return torch.cat([positive, cosine.diagonal(-len(z0))]), cosine
-
-
-def health_verdict(current: Health, untrained: Health, *, progress: float = 1.0) -> str:
+def health_verdict(current: Health, untrained: Health, *, steps: int = PATIENCE) -> str:
     """Say in words how training goes, relative to the untrained network.
 
     The first rule that holds decides:
 
     1. not finite: "diverged";
-    2. the untrained network itself: "untrained";
-    3. two dimensions or fewer in use, and nothing learned or fewer dimensions than untrained:
-       "collapsed", constant when all similarities are near 1 (an untrained network that was as
-       constant gets the first tenth of the training to leave that state);
-    4. the bound has not risen above the untrained network's: "not learning yet";
+    2. not learned, or collapsed, fewer than `PATIENCE` steps after warm-up: "untrained" where
+       nothing has changed, else "too early to tell";
+    3. collapsed, two dimensions or fewer in use: "collapsed", constant when all similarities
+       are near 1 or no dimension differs between pictures;
+    4. the bound has not risen above the untrained network's: "not learning";
     5. "healthy".
 
     Args:
         current: measures now.
         untrained: measures of the same network before the first step.
-        progress: share of the training that is done, 0 .. 1.
+        steps: taken since the end of the warm-up; below 0 within it.
     """
     if not math.isfinite(current.infonce_bound):
         return "diverged: the embeddings are not finite numbers; lower the learning rate"
-    if current == untrained:
-        return "untrained: the measures before the first step, to compare with"
-    learned = (
-        current.infonce_bound - untrained.infonce_bound > LEARNED_SHARE * current.infonce_ceiling
-    )
-    excused = progress < EARLY_PROGRESS and _is_constant(untrained)
-    narrowed = current.effective_rank < untrained.effective_rank
-    if _is_collapsed(current) and not excused and (narrowed or not learned):
+    gained = current.infonce_bound - untrained.infonce_bound
+    learned = gained > LEARNED_SHARE * current.infonce_ceiling
+    if steps < PATIENCE and (_is_collapsed(current) or not learned):
+        if current == untrained:
+            return "untrained: the measures before the first step, to compare with"
+        return f"too early to tell: {_dimensions(current, untrained)}"
+    if _is_collapsed(current):
         return _collapse(current, untrained)
     if not learned:
         at_chance = current.infonce_bound < CHANCE_SHARE * current.infonce_ceiling
         state = "at chance" if at_chance else "no better than the untrained network's"
-        return f"not learning yet: the loss is {state}"
+        return f"not learning: the loss is {state}"
     return (
         f"healthy: two views of a picture are {current.positive_similarity:.2f} similar, of "
         f"different pictures {current.negative_similarity:.2f}; {_dimensions(current, untrained)}"

@@ -17,10 +17,12 @@ from looktwice.models.encoder import (
     encoder_bytes,
     read_encoder,
 )
+from looktwice.models.foreign import FOREIGN, foreign_encoder, wrap_encoder
 from looktwice.models.heads import build_head
 from looktwice.models.resnet_tiny import ResNetTiny
 
 __all__ = [
+    "FOREIGN",
     "Encoder",
     "EncoderSpec",
     "GroupedBatchNorm",
@@ -33,7 +35,9 @@ __all__ = [
     "default_small_stem",
     "encoder_bytes",
     "feature_width",
+    "foreign_encoder",
     "group_batch_norm",
     "read_encoder",
     "update_running_statistics",
+    "wrap_encoder",
 ]

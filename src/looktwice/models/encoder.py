@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import safetensors
 import safetensors.torch
@@ -15,20 +15,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from looktwice.errors import RunError
-from looktwice.models.backbones import build_backbone
+from looktwice.models.backbones import PUBLISHERS, build_backbone
 
 FORMAT = "looktwice-encoder/1"
 # Pictures centred on zero with about unit spread; batch-norm absorbs what a data set's own
 # figures would change. Backbones that start from timm's weights carry theirs instead.
 MEAN, STD = 0.5, 0.25
+# torchvision's figures (references/classification/presets.py), which the weights of most share.
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def backbone_normalisation(
     backbone: nn.Module, init: str, channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return (mean, std) per channel: those of timm's starting weights, else .5 and .25."""
-    published = getattr(backbone, "pretrained_cfg", {}) if init.startswith("timm:") else {}
-    mean, std = published.get("mean", (MEAN,)), published.get("std", (STD,))
+    """Return (mean, std) per channel: those of the starting weights, else .5 and .25.
+
+    Published weights say theirs, and so does an encoder file of ours; files of other libraries
+    do not, and have ImageNet's.
+    """
+    if init.startswith(PUBLISHERS):
+        said = getattr(backbone, "pretrained_cfg", {})
+    else:
+        said = (_header(Path(init)) or IMAGENET) if init else {}
+    mean, std = said.get("mean", (MEAN,)), said.get("std", (STD,))
     if len(mean) == channels:
         return tuple(mean), tuple(std)
     return (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
@@ -158,8 +167,7 @@ def read_encoder(path: Path) -> Encoder:
         RunError: the file is missing, damaged, or not an encoder of this version.
     """
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get("looktwice", "{}"))
+        header = _read_header(path)
     except FileNotFoundError:
         raise RunError(f"no encoder at {path}") from None
     except (OSError, safetensors.SafetensorError, json.JSONDecodeError) as error:
@@ -171,3 +179,17 @@ def read_encoder(path: Path) -> Encoder:
         spec.backbone, channels=spec.channels, small_stem=spec.small_stem, init=str(path)
     )
     return Encoder(backbone.to(memory_format=torch.channels_last), spec).eval()
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    with safetensors.safe_open(path, "pt") as file:
+        header: dict[str, Any] = json.loads((file.metadata() or {}).get("looktwice", "{}"))
+    return header
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Return what an encoder file says of itself; nothing for files of other libraries."""
+    try:
+        return _read_header(path)
+    except (OSError, safetensors.SafetensorError, json.JSONDecodeError):
+        return {}

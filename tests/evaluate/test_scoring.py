@@ -1,0 +1,94 @@
+"""What every protocol reports, beside scikit-learn."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    confusion_matrix,
+    recall_score,
+    top_k_accuracy_score,
+)
+
+from looktwice.errors import DataError
+from looktwice.evaluate.scoring import Outcome, entries, rank, read_truth
+
+CLASSES, PICTURES = 7, 300
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Unequal classes, and scores of two draws that lean towards the truth."""
+    generator = np.random.default_rng(0)
+    truth = generator.choice(CLASSES, PICTURES, p=[0.4, 0.2, 0.1, 0.1, 0.1, 0.05, 0.05])
+    scores = generator.normal(size=(2, PICTURES, CLASSES))
+    scores[:, np.arange(PICTURES), truth] += 1
+    return truth, scores
+
+
+def outcome(scores):
+    return Outcome(torch.stack([rank(torch.from_numpy(draw)) for draw in scores]), {})
+
+
+def entry(outcomes, truth, num_classes=CLASSES):
+    (found,) = entries({"p": outcomes}, truth, num_classes, titles={"p": "a title"}, seed=0)
+    return json.loads(json.dumps(found, allow_nan=False))
+
+
+def test_numbers_are_scikit_learns(problem):
+    truth, scores = problem
+    found = entry({"encoder": outcome(scores)}, truth)
+    row = found["rows"]["encoder"]
+    predicted = scores.argmax(axis=2)
+    accuracies = (predicted == truth).mean(axis=1)
+    assert row["accuracy"] == pytest.approx(accuracies.mean())
+    assert row["sd"] == pytest.approx(accuracies.std(ddof=1))
+    both = np.tile(truth, 2)
+    assert row["balanced_accuracy"] == pytest.approx(
+        balanced_accuracy_score(both, predicted.ravel())
+    )
+    assert row["per_class"] == pytest.approx(recall_score(both, predicted.ravel(), average=None))
+    assert row["top5"] == pytest.approx(
+        top_k_accuracy_score(both, scores.reshape(-1, CLASSES), k=5)
+    )
+    assert row["interval"][0] < row["accuracy"] < row["interval"][1]
+    assert row["top5_interval"][0] < row["top5"] < row["top5_interval"][1]
+    assert found["confusion"] == confusion_matrix(both, predicted.ravel()).tolist()
+
+
+def test_a_class_that_test_lacks_counts_nowhere(problem):
+    truth, scores = problem
+    kept = truth != 2
+    with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
+        expected = balanced_accuracy_score(truth[kept], scores[0][kept].argmax(axis=1))
+    row = entry({"encoder": outcome(scores[:1, kept])}, truth[kept])["rows"]["encoder"]
+    assert row["balanced_accuracy"] == pytest.approx(expected)
+    assert row["per_class"][2] is None
+    assert row["sd"] is None
+
+
+def test_five_classes_have_no_top5():
+    truth = np.arange(10) % 5
+    row = entry({"a": outcome(np.eye(5)[truth][None])}, truth, 5)["rows"]["a"]
+    assert row["accuracy"] == row["balanced_accuracy"] == 1
+    assert "top5" not in row
+
+
+def test_ties_go_to_the_lowest_class():
+    assert rank(torch.tensor([[0.0, 1, 1, 0, 1, 0, 0]])).tolist() == [[1, 2, 4, 0, 3]]
+
+
+def test_differences_are_from_the_first_row(problem):
+    truth, scores = problem
+    right = np.eye(CLASSES)[truth][None]
+    found = entry({"z": outcome(right), "encoder": outcome(scores[:1])}, truth)
+    gap = 1 - (scores[0].argmax(axis=1) == truth).mean()
+    assert found["reference"] == "z"
+    assert found["differences"]["encoder"]["difference"] == pytest.approx(gap)
+
+
+def test_a_test_label_out_of_range_is_one_line():
+    with pytest.raises(DataError, match="outside 0 .. 2"):
+        read_truth(np.array([0, 3]), 3)
