@@ -103,7 +103,8 @@ BROKEN = tuple(
         ("simclr", "grey", first, 0.5),
         ("simclr", "colour", first + 1, 0.1),
         ("moco", "grey", first + 2, 0.2),
-        ("moco-v3", "colour", first + 3, 0.5),
+        # MoCo v3 without negatives is BYOL (arXiv 2006.07733), which its predictor keeps healthy.
+        ("moco" if broken == "no negatives" else "moco-v3", "colour", first + 3, 0.5),
         ("supcon", "grey", first + 4, 0.2, 128),
     )
 )
@@ -243,7 +244,11 @@ CHOSEN_ON = tuple(
     Case(broken, method, data, 121 + seed, temperature, base_lr=0.9)
     for broken in list(BREAKS)[1:]
     for seed, (method, data, temperature) in enumerate(
-        (("simclr", "colour", 0.3), ("moco", "colour", 0.15), ("moco-v3", "grey", 0.3))
+        (
+            ("simclr", "colour", 0.3),
+            ("moco", "colour", 0.15),
+            ("supcon" if broken == "no negatives" else "moco-v3", "grey", 0.3),
+        )
     )
 )
 """What thresholds were chosen on: other seeds, temperatures and rates than the campaign's."""

@@ -202,12 +202,14 @@ VERDICTS = {
     "dimensions in use (untrained 6.0)": dataclasses.replace(
         LEARNED, positive_similarity=0.8, negative_similarity=0.05, effective_rank=61.0
     ),
-    "collapsed: all pictures get nearly the same embedding": dataclasses.replace(
-        UNTRAINED,
-        positive_similarity=1.0,
-        negative_similarity=0.999,
-        effective_rank=1.1,
-        infonce_bound=0.0,
+    # 0.0283 is two standard errors of the difference of two bounds of error 0.01.
+    "healthy: ": dataclasses.replace(UNTRAINED, infonce_bound=0.429),
+    "not learning: the loss is no better": dataclasses.replace(UNTRAINED, infonce_bound=0.428),
+    "collapsed: all pictures get nearly the same embedding (similarity 0.990": dataclasses.replace(
+        LEARNED, negative_similarity=0.99
+    ),
+    "collapsed: all pictures get nearly the same embedding (similarity 0.000": dataclasses.replace(
+        LEARNED, negative_similarity=0.0, collapsed_dimensions=1.0
     ),
     "collapsed: 1.7 of 128 dimensions": dataclasses.replace(
         LEARNED, negative_similarity=0.0, effective_rank=1.7
@@ -219,7 +221,6 @@ VERDICTS = {
         effective_rank=90.0,
         infonce_bound=-0.2,
     ),
-    "not learning: the loss is no better": dataclasses.replace(UNTRAINED, infonce_bound=0.5),
     "diverged": dataclasses.replace(UNTRAINED, infonce_bound=math.nan),
 }
 
@@ -227,6 +228,24 @@ VERDICTS = {
 @pytest.mark.parametrize("expected", VERDICTS)
 def test_verdict(expected):
     assert health_verdict(VERDICTS[expected], UNTRAINED).startswith(expected)
+
+
+def test_to_be_less_bad_than_an_untrained_network_is_not_to_learn():
+    worse = dataclasses.replace(UNTRAINED, infonce_bound=-0.5)
+    guessing = dataclasses.replace(UNTRAINED, infonce_bound=0.01)
+    assert health_verdict(guessing, worse) == "not learning: the loss is at chance"
+
+
+def test_the_standard_error_is_that_of_pictures(views):
+    health = measure_health(*views, TEMPERATURE)
+    u = np.concatenate([unit(each) for each in views])
+    cosine = u @ u.T / TEMPERATURE
+    losses = [
+        np.log(np.exp(np.delete(cosine[i], i)).sum()) - cosine[i, (i + N) % (2 * N)]
+        for i in range(2 * N)
+    ]
+    of_pictures = (np.array(losses[:N]) + losses[N:]) / 2
+    assert health.infonce_error == pytest.approx(of_pictures.std(ddof=1) / np.sqrt(N))
 
 
 def test_nobody_is_accused_before_a_hundred_steps_after_warm_up():

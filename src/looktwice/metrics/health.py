@@ -26,13 +26,13 @@ COLLAPSED_DEVIATION = 0.01
 ALIKE = 1e-6  # cosines this near 1 differ by float32's rounding alone
 BLOCK = 1024  # rows of similarities held at once
 
-# The verdict. A network has learned something once the bound is above the untrained network's by
-# this share of the ceiling.
-LEARNED_SHARE = 0.05
-# The loss is at chance while the bound is below this share of the ceiling.
-CHANCE_SHARE = 0.02
-# Embeddings are constant when two views of one picture, and of two pictures, are this similar ...
-CONSTANT_SIMILARITY = 0.95
+# The verdict; chosen on the runs of `benchmarks/health.py --choose`. A network has learned
+# something once its bound is above both guessing and the untrained network's by this many standard
+# errors.
+LEARNED_ERRORS = 2.0
+# Embeddings are constant when different pictures are this similar: what is a picture's own is then
+# a tenth of its vector's length or less ...
+CONSTANT_SIMILARITY = 0.99
 # ... and collapsed, constant or not, when they use no more dimensions than this.
 COLLAPSED_RANK = 2.0
 # Steps after warm-up before which a run is not accused: an untrained network is often nearly
@@ -233,22 +233,25 @@ def health_verdict(current: Health, untrained: Health, *, steps: int = PATIENCE)
     The first rule that holds decides:
 
     1. not finite: "diverged";
-    2. not learned, or collapsed, fewer than `PATIENCE` steps after warm-up: "untrained" where
-       nothing has changed, else "too early to tell";
-    3. collapsed, two dimensions or fewer in use: "collapsed", constant when all similarities
-       are near 1 or no dimension differs between pictures;
-    4. the bound has not risen above the untrained network's: "not learning";
+    2. fewer than `PATIENCE` steps after warm-up, and 3 or 4 would hold: "untrained" where nothing
+       has changed, else "too early to tell";
+    3. different pictures have a cosine of `CONSTANT_SIMILARITY` or more, no dimension differs
+       between pictures, or the effective rank is `COLLAPSED_RANK` or less: "collapsed";
+    4. the bound is not above both 0 (guessing) and the untrained network's by `LEARNED_ERRORS`
+       standard errors of the difference, the two taken as independent: "not learning";
     5. "healthy".
+
+    Rules 3 and 4 hold for every method; but SupCon on two or three classes is asked for one or two
+    dimensions, and is then called collapsed when it is not.
 
     Args:
         current: measures now.
-        untrained: measures of the same network before the first step.
+        untrained: measures of the same network, on the same pictures, before the first step.
         steps: taken since the end of the warm-up; below 0 within it.
     """
     if not math.isfinite(current.infonce_bound):
         return "diverged: the embeddings are not finite numbers; lower the learning rate"
-    gained = current.infonce_bound - untrained.infonce_bound
-    learned = gained > LEARNED_SHARE * current.infonce_ceiling
+    learned = _has_learned(current, untrained)
     if steps < PATIENCE and (_is_collapsed(current) or not learned):
         if current == untrained:
             return "untrained: the measures before the first step, to compare with"
@@ -256,7 +259,7 @@ def health_verdict(current: Health, untrained: Health, *, steps: int = PATIENCE)
     if _is_collapsed(current):
         return _collapse(current, untrained)
     if not learned:
-        at_chance = current.infonce_bound < CHANCE_SHARE * current.infonce_ceiling
+        at_chance = current.infonce_bound <= LEARNED_ERRORS * current.infonce_error
         state = "at chance" if at_chance else "no better than the untrained network's"
         return f"not learning: the loss is {state}"
     return (
@@ -265,13 +268,20 @@ def health_verdict(current: Health, untrained: Health, *, steps: int = PATIENCE)
     )
 
 
+def _has_learned(current: Health, untrained: Health) -> bool:
+    error = math.hypot(current.infonce_error, untrained.infonce_error)
+    over_untrained = current.infonce_bound - untrained.infonce_bound > LEARNED_ERRORS * error
+    over_guessing = current.infonce_bound > LEARNED_ERRORS * current.infonce_error
+    return over_untrained and over_guessing
+
+
 def _is_collapsed(health: Health) -> bool:
-    return health.effective_rank <= min(COLLAPSED_RANK, health.dimensions / 2)
+    limit = min(COLLAPSED_RANK, health.dimensions / 2)
+    return _is_constant(health) or health.effective_rank <= limit
 
 
 def _is_constant(health: Health) -> bool:
-    lowest = min(health.positive_similarity, health.negative_similarity)
-    return _is_collapsed(health) and lowest >= CONSTANT_SIMILARITY
+    return health.negative_similarity >= CONSTANT_SIMILARITY or health.collapsed_dimensions == 1
 
 
 def _collapse(current: Health, untrained: Health) -> str:
