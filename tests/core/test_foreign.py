@@ -194,7 +194,7 @@ LAYOUTS = [
     (lightly_backbone, False, "nothing"),
     (lightly_dino, False, "teacher_backbone"),
     (moco, False, "encoder_k, encoder_q.fc, queue, queue_ptr"),
-    (moco_cifar, True, "encoder_k, encoder_q.net.8"),
+    (moco_cifar, True, "encoder_k, encoder_q.net.9"),
     (moco_v3, False, "base_encoder.fc, momentum_encoder"),
     (sthalles, False, "backbone.fc"),
     (park_cheol, False, "proj_head"),
@@ -326,8 +326,10 @@ def test_a_training_run_starts_from_foreign_files(tmp_path):
     path = write(tmp_path, moco_cifar(network))
     for name in ("resnet18", "timm:resnet18", "torchvision:resnet18"):
         backbone = build_backbone(name, channels=3, small_stem=True, init=str(path)).eval()
+        backbone = backbone.to(memory_format=torch.channels_last)
         with torch.no_grad():
-            features = backbone((pictures(32) / 255 - MEAN) / STD)
+            x = (pictures(32) / 255 - MEAN) / STD
+            features = backbone(x.contiguous(memory_format=torch.channels_last))
         torch.testing.assert_close(features, by_hand(network, pictures(32)), rtol=1e-6, atol=1e-6)
         figures = backbone_normalisation(backbone, str(path), 3)
         assert figures == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
