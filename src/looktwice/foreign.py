@@ -3,54 +3,60 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-
-import safetensors
-import safetensors.torch
-import torch
+from typing import Final
 
 from looktwice.errors import DataError
 
+MEND: Final = "put the original file back"
+
 
 def load_weights(path: Path) -> dict[str, object]:
-    """Load what `torch.save` or safetensors wrote, on the CPU; which of them, the content tells.
+    """Read a checkpoint of torch or safetensors, told apart by content, onto the CPU.
 
-    Args:
-        path: a file of tensors, or of mappings of tensors beside plain numbers, texts and lists.
+    Torch's are read by `torch.load(weights_only=True)`: tensors and plain data alone.
 
     Returns:
-        The mapping in the file, as it is.
+        What the file holds: tensors by name, or an outer mapping such as ``state_dict``.
 
     Raises:
-        DataError: no such file, a damaged one, no mapping, or one that holds other objects: these
-            would have to be unpickled, and unpickling executes what the file says.
+        DataError: unreadable, neither format, damaged, no mapping, or more than weights.
     """
     try:
         with path.open("rb") as file:
             head = file.read(9)
-        # 8 bytes of length, then JSON: safetensors' format. "PK" begins the zip of torch.save.
-        if head[8:] == b"{" and not head.startswith(b"PK"):
-            return dict(safetensors.torch.load_file(path))
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise DataError(f"cannot read weights from {path}: {error.strerror or error}") from error
-    except Exception as error:  # bytes made to harm can make the unpickler raise anything
-        raise DataError(f"cannot read weights from {path}: {_reason(error)}") from error
-    if not isinstance(loaded, dict):
+        raise DataError(f"{str(path)!r} cannot be read ({error.strerror}): {MEND}") from error
+    try:
+        found = _safetensors(path) if head[8:] == b"{" else _torch(path)
+    # Both readers raise many things for damaged bytes (KeyError, EOFError, struct.error …).
+    except Exception as error:
+        raise DataError(f"{str(path)!r} is not loaded: {_reason(error)}") from error
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
         raise DataError(
-            f"{path} holds one {type(loaded).__name__}, no mapping of names to tensors; "
-            "save `model.state_dict()`"
+            f"{str(path)!r} holds {type(found).__name__}, not weights by name: save "
+            "model.state_dict()"
         )
-    return loaded
+    return dict(found)
+
+
+def _safetensors(path: Path) -> object:
+    import safetensors.torch  # imports torch
+
+    return safetensors.torch.load_file(path)
+
+
+def _torch(path: Path) -> object:
+    import torch  # takes seconds
+
+    with path.open("rb") as file:  # of a path, torch would believe the end of its name
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _reason(error: Exception) -> str:
-    refused = re.search(r"(?:GLOBAL|global|class|type|function) ([\w.]+\.[\w.]+)", str(error))
-    if refused:
-        return (
-            f"it holds {refused[1]} beside weights, and is not unpickled, for safety; save the "
-            "weights alone where it was made: torch.save(model.state_dict(), 'weights.pt')"
-        )
-    if isinstance(error, safetensors.SafetensorError):
-        return f"a damaged safetensors file ({error})"
-    return "damaged, or neither safetensors nor a file of torch.save"
+    """Say in one line what is wrong; torch's own reasons are many lines."""
+    name = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if name:
+        return f"it names {name[1]!r}, and only weights are read: save model.state_dict() alone"
+    return f"it is no whole file of weights of torch or safetensors: {MEND}"

@@ -117,7 +117,7 @@ def _encoder(backbone: nn.Module, spec: EncoderSpec) -> Encoder:
         raise UsageError(
             f"{spec.backbone} gives features of shape {tuple(features.shape)}, not (N, D)"
         )
-    return Encoder(backbone.to(memory_format=torch.channels_last), spec).eval()  # type: ignore[call-overload]
+    return Encoder(backbone.to(memory_format=torch.channels_last), spec).eval()
 
 
 @torch.no_grad()
