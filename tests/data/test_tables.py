@@ -62,8 +62,8 @@ def test_metadata_in_each_split(pictures):
 
 
 def test_metadata_of_another_kind_is_left_alone(pictures):
-    (pictures / "metadata.csv").write_text("width,height\n4,3\n")
-    assert len(open_source(pictures)) == 5
+    (pictures / "train" / "metadata.csv").write_text("width,height\n4,3\n")
+    assert len(open_source(pictures / "train")) == 1
 
 
 def test_splits_and_numbers(pictures):
@@ -105,7 +105,7 @@ BAD = {
     "some labels": ("l.csv", f"{HEAD}a.png,x\nc d.png,\n", "no label for 1 pictures .* 'c d.png'"),
     "columns": ("l.csv", f"{HEAD}a.png,x,y\n", "line 2 .* other columns"),
     "too few columns": ("l.csv", f"{HEAD}a.png\n", "line 2 .* other columns"),
-    "quotes": ("l.csv", f'{HEAD}"a.png,x\n', "line 2"),
+    "quotes": ("l.csv", f'{HEAD}"a.png,x\n', "is no CSV after line 1"),
     "empty": ("l.csv", "", "lists no pictures"),
     "header alone": ("l.csv", HEAD, "lists no pictures"),
     "split": ("l.csv", "file_name,split\na.png,trian\n", "split 'trian' is unknown. Did you mean"),

@@ -205,7 +205,9 @@ def _csv_lines(text: str, path: Path) -> Iterator[tuple[int, dict[Any, Any]]]:
                 )
             yield reader.line_num, record
     except csv.Error as error:
-        raise DataError(f"line {reader.line_num} of {str(path)!r}: {error}") from error
+        raise DataError(
+            f"{str(path)!r} is no CSV after line {reader.line_num} ({error}): mend its quotes"
+        ) from error
 
 
 def _lists_files(path: Path) -> bool:
