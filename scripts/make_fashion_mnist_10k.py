@@ -15,7 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from looktwice.data.fashion_mnist import NUM_PER_CLASS, find_folder, rank_in_class, read_pair
+from looktwice.data.fashion_mnist import (
+    NUM_PER_CLASS,
+    find_official,
+    rank_in_class,
+    read_pair,
+)
 
 SHIPPED = Path(__file__).parents[1] / "src/looktwice/data/shipped/fashion-mnist-10k.npz"
 
@@ -26,7 +31,10 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=None, help="folder with the IDX files")
     parser.add_argument("--out", type=Path, default=SHIPPED)
     arguments = parser.parse_args()
-    images, labels = read_pair(find_folder(arguments.root), "train")
+    folder = find_official(arguments.root)
+    if folder is None:
+        parser.error("no folder with the IDX files of Fashion-MNIST: give --root")
+    images, labels = read_pair(folder, "train")
     chosen = rank_in_class(labels) < NUM_PER_CLASS
     write_npz(arguments.out, {"images": images[chosen], "labels": labels[chosen]})
     print(f"{arguments.out}: {chosen.sum():,} pictures, {arguments.out.stat().st_size:,} bytes")

@@ -17,6 +17,8 @@ from looktwice.allocation import keep_freed_memory
 from looktwice.augment import Policy
 from looktwice.config import Config, ModelConfig
 from looktwice.data import Loader, Splits
+from looktwice.data.class_names import SHIPPED_LISTS
+from looktwice.data.named import DATA_SETS
 from looktwice.errors import UsageError
 from looktwice.large_batch import LargeBatch, activation_bytes, fitting_micro_batch
 from looktwice.methods import Method, OwnMethod, Parts, build_method
@@ -137,8 +139,13 @@ def free_memory(device: torch.device) -> int:
 def _absolute_paths(config: Config) -> dict[str, object]:
     """Return the paths that are there, absolute: a run may be resumed from elsewhere."""
     values = configuration.flatten(config)
-    keys = ("data.source", "data.root", "model.init")
-    paths = {key: Path(str(values[key])) for key in keys if values[key]}
+    keys = ("data.source", "data.root", "data.classes", "model.init")
+    names = {"data.source": DATA_SETS, "data.classes": SHIPPED_LISTS}
+    paths = {
+        key: Path(str(values[key]))
+        for key in keys
+        if values[key] and values[key] not in names.get(key, ())
+    }
     return {key: str(path.absolute()) for key, path in paths.items() if path.exists()}
 
 

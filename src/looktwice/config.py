@@ -50,9 +50,21 @@ def option(
 class DataConfig:
     """Where pictures come from."""
 
-    source: str = option("", "folder of pictures, or name of a data set", flags=("--data", "-d"))
+    source: str = option(
+        "", "folder or file of pictures, or name of a data set", flags=("--data", "-d")
+    )
     root: str = option(
-        "", "folder that holds named data sets (default: $LOOKTWICE_DATA)", flags=("--data-root",)
+        "",
+        "folder that holds named data sets (default: $LOOKTWICE_DATA, ~/.cache/looktwice)",
+        flags=("--data-root",),
+    )
+    classes: str = option(
+        "", "class folders to take alone: a text file with one a line, or imagenet100"
+    )
+    download: bool = option(
+        False,
+        "fetch a named data set that is not on this machine into the first of those folders",
+        flags=("--download",),
     )
     validation_fraction: float = option(
         0.1,

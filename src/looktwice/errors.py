@@ -14,7 +14,7 @@ class UsageError(LooktwiceError, ValueError):
 
 
 class DataError(LooktwiceError, ValueError):
-    """Pictures or labels that are missing, unreadable or do not fit together."""
+    """Pictures, labels or weights that are missing, unreadable or do not fit together."""
 
 
 class BadPictureError(DataError):

@@ -248,6 +248,8 @@ def open_data(config: DataConfig) -> Splits:
     return open_splits(
         config.source,
         root=config.root or None,
+        classes=config.classes,
+        download=config.download,
         validation_fraction=config.validation_fraction,
         test_fraction=config.test_fraction,
         seed=config.split_seed,

@@ -11,7 +11,7 @@ import torch
 from looktwice import config as configuration
 from looktwice import train
 from looktwice.augment import policy
-from looktwice.build import build, settle, untrained_encoder
+from looktwice.build import _absolute_paths, build, settle, untrained_encoder
 from looktwice.checkpoint import list_checkpoints
 from looktwice.config import resolve
 from looktwice.data import open_splits
@@ -81,6 +81,8 @@ WITH_MARGIN = {"method.margin": 0.2, "method.semi_hard": True}
 ELSEWHERE = {
     "data.source": "test_cli: folders and names",
     "data.root": "tests/data: fashion-mnist under a root",
+    "data.classes": "tests/data/test_class_lists",
+    "data.download": "tests/data/test_download",
     "model.init": "test_models and below",
     "augment.base": "below",
     "augment.views": "test_config: policies of one's own",
@@ -182,6 +184,21 @@ def test_the_width_of_the_predictor_is_built():
 def test_micro_batches_are_built():
     assert built().large_batch.micro_batch == 16
     assert built(**{"train.bn_group": 4, "train.micro_batch": 8}).large_batch.micro_batch == 8
+
+
+def test_paths_become_absolute_and_names_stay(tmp_path, monkeypatch):
+    for name in ("cifar10", "pictures", "imagenet100"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "list.txt").write_text("ant")
+    monkeypatch.chdir(tmp_path)
+    for source, classes, absolute in (
+        ("cifar10", "imagenet100", {}),
+        ("pictures", "list.txt", {"data.source": "pictures", "data.classes": "list.txt"}),
+    ):
+        flags = {"data.source": source, "data.classes": classes}
+        config = resolve(recipe="simclr-tiny", flags=flags, environ={})
+        paths = {key: str(tmp_path / name) for key, name in absolute.items()}
+        assert _absolute_paths(config) == paths
 
 
 def test_drops_are_built_where_the_schedule_uses_them():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from looktwice.data import fashion_mnist, open_source, open_splits
+from looktwice.data import fashion_mnist, open_source, open_splits, places
 from looktwice.errors import DataError
 
 SHIPPED = importlib.resources.files("looktwice.data") / "shipped"
@@ -99,8 +99,9 @@ def test_official_splits(official):
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    monkeypatch.setattr(fashion_mnist, "_FILES", {"train": ("train", 20), "test": ("t10k", 10)})
+    monkeypatch.setattr(fashion_mnist, "_LENGTHS", {"train": 20, "test": 10})
     monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", str(tmp_path / "not-installed"))
+    monkeypatch.setattr(places, "CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("LOOKTWICE_DATA", raising=False)
     return tmp_path
 
@@ -144,10 +145,10 @@ def test_found_where_debian_puts_it(tiny, monkeypatch):
     assert len(open_source("fashion-mnist")) == 20
 
 
-def test_absent_names_the_three_ways(tiny):
+def test_absent_names_the_four_ways(tiny):
     with pytest.raises(DataError) as caught:
         open_source("fashion-mnist")
-    for way in ("--data-root", "$LOOKTWICE_DATA", "dataset-fashion-mnist"):
+    for way in ("--download", "--data-root", "$LOOKTWICE_DATA", "dataset-fashion-mnist"):
         assert way in str(caught.value)
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
 import importlib.resources
-import math
-import os
-import zlib
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from looktwice.data.idx import idx_path, read_idx
+from looktwice.data.places import find
 from looktwice.data.sources import ArraySource, Source
 from looktwice.errors import DataError
+from looktwice.foreign import MEND
 
 CLASS_NAMES: Final = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
@@ -31,7 +30,7 @@ DEBIAN_FOLDER: Final = "/usr/share/datasets/fashion-mnist"
 """Where Debian's package dataset-fashion-mnist puts the IDX files."""
 
 _SUB_FOLDERS: Final = ("", "fashion-mnist", "FashionMNIST/raw")
-_FILES: Final = {"train": ("train", 60_000), "test": ("t10k", 10_000)}
+_LENGTHS: Final = {"train": 60_000, "test": 10_000}
 
 _Bytes = NDArray[np.uint8]
 
@@ -48,35 +47,27 @@ def open_shipped() -> dict[str, Source]:
     }
 
 
-def open_official(root: Path | None) -> dict[str, Source]:
+def open_official(folder: Path) -> dict[str, Source]:
     """Open all 60,000 train and 10,000 test pictures, read from the IDX files (gzipped or not).
 
     Raises:
-        DataError: the files are nowhere to be found, or damaged.
+        DataError: a file is missing or damaged.
     """
-    folder = find_folder(root)
-    return {split: _source("fashion-mnist", split, *read_pair(folder, split)) for split in _FILES}
+    return {split: _source("fashion-mnist", split, *read_pair(folder, split)) for split in _LENGTHS}
 
 
-def find_folder(root: Path | None) -> Path:
-    """Find the first folder with all four IDX files: under root, `$LOOKTWICE_DATA`, or Debian's.
+def find_official(root: Path | None) -> Path | None:
+    """Find the first folder with all four IDX files: where `places.find` looks, or Debian's.
 
     Raises:
-        DataError: there is none, or root is not a folder.
+        DataError: root is not a folder.
     """
-    if root is not None and not root.is_dir():
-        raise DataError(f"the data root {str(root)!r} is not a folder: create it, or leave it out")
-    given = os.environ.get("LOOKTWICE_DATA")
-    bases = [root, Path(given).expanduser() if given else None]
-    places = [base / sub for base in bases if base is not None for sub in _SUB_FOLDERS]
-    for folder in (*places, Path(DEBIAN_FOLDER)):
-        if all(_idx_path(folder, split, kind) for split in _FILES for kind in _KINDS):
-            return folder
-    raise DataError(
-        "fashion-mnist is not on this machine, and nothing is downloaded silently: put its four "
-        "train-… and t10k-…-ubyte.gz files under --data-root, or under $LOOKTWICE_DATA, or install "
-        "Debian's package dataset-fashion-mnist; fashion-mnist-10k needs none of them"
-    )
+    debian = Path(DEBIAN_FOLDER)
+    return find(root, _SUB_FOLDERS, _holds) or (debian if _holds(debian) else None)
+
+
+def _holds(folder: Path) -> bool:
+    return all(idx_path(folder, split, kind) for split in _LENGTHS for kind in ("images", "labels"))
 
 
 def read_pair(folder: Path, split: str) -> tuple[_Bytes, _Bytes]:
@@ -85,42 +76,25 @@ def read_pair(folder: Path, split: str) -> tuple[_Bytes, _Bytes]:
     Raises:
         DataError: a file is missing or damaged.
     """
-    length = _FILES[split][1]
-    arrays = []
-    for kind, shape in (("images", (length, 28, 28)), ("labels", (length,))):
-        path = _idx_path(folder, split, kind)
-        if path is None:
-            raise DataError(f"no {split} {kind} of fashion-mnist in {str(folder)!r}")
-        arrays.append(read_idx(path, shape))
-    images, labels = arrays
+    length = _LENGTHS[split]
+    images = _read(folder, split, "images", (length, 28, 28))
+    labels = _read(folder, split, "labels", (length,))
     if labels.max() >= len(CLASS_NAMES):
-        raise DataError(f"label {labels.max()} in {str(path)!r}; the labels are 0 to 9: {_MEND}")
+        raise DataError(
+            f"label {labels.max()} of the {split} pictures in {str(folder)!r}; the labels are 0 "
+            f"to 9: {MEND}"
+        )
     return images, labels
 
 
-def read_idx(path: Path, shape: tuple[int, ...]) -> _Bytes:
-    """Read the unsigned bytes of an IDX file (http://yann.lecun.com/exdb/mnist, "file format").
-
-    Args:
-        path: the file; gzipped when its name ends in .gz.
-        shape: the only shape that will do, so that a false header cannot ask for memory.
-
-    Raises:
-        DataError: unreadable, another shape than expected, shorter or longer than it says.
-    """
-    header = bytes([0, 0, 8, len(shape)]) + b"".join(side.to_bytes(4, "big") for side in shape)
-    size = len(header) + math.prod(shape)
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            data = file.read(size + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{str(path)!r} cannot be read ({error}): {_MEND}") from error
-    if data[: len(header)] != header:
-        raise DataError(f"{str(path)!r} does not begin as an IDX file of shape {shape}: {_MEND}")
-    if len(data) != size:
-        found = "more" if len(data) > size else f"{len(data):,}"
-        raise DataError(f"{str(path)!r} should hold {size:,} bytes, found {found}: {_MEND}")
-    return np.frombuffer(data, np.uint8, offset=len(header)).reshape(shape)
+def _read(folder: Path, split: str, kind: str, shape: tuple[int, ...]) -> _Bytes:
+    path = idx_path(folder, split, kind)
+    if path is None:
+        raise DataError(f"no {split} {kind} of fashion-mnist in {str(folder)!r}")
+    array = read_idx(path, len(shape))
+    if array.shape != shape:
+        raise DataError(f"{str(path)!r} holds {array.shape}, not {shape}: {MEND}")
+    return array
 
 
 def rank_in_class(labels: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -130,16 +104,6 @@ def rank_in_class(labels: NDArray[np.integer]) -> NDArray[np.int64]:
         members = np.flatnonzero(labels == label)
         ranks[members] = np.arange(len(members))
     return ranks
-
-
-_KINDS: Final = {"images": "images-idx3-ubyte", "labels": "labels-idx1-ubyte"}
-_MEND: Final = "put the original file back"
-
-
-def _idx_path(folder: Path, split: str, kind: str) -> Path | None:
-    stem = f"{_FILES[split][0]}-{_KINDS[kind]}"
-    candidates = (folder / f"{stem}.gz", folder / stem)
-    return next((path for path in candidates if path.is_file()), None)
 
 
 def _source(name: str, split: str, images: _Bytes, labels: _Bytes) -> Source:

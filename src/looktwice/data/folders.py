@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePath
@@ -10,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from looktwice.data.class_names import read_names
 from looktwice.data.sources import FolderSource, Labels, Source, printable, probe_channels
 from looktwice.errors import DataError
 
@@ -26,20 +28,38 @@ SPLIT_FOLDERS: Final = {
 """Sub-folder (any case) to the official split it holds."""
 
 
-def open_folder(root: Path) -> dict[str, Source]:
+CLASS_LISTS: Final = ("class.txt", "classes.txt")
+"""Files beside class or split folders that give the class folders' order, one a line."""
+
+_WORDNET: Final = re.compile(r"n\d{8}")
+"""A class folder of ImageNet."""
+
+
+def open_folder(root: Path, chosen: tuple[str, ...] | None = None) -> dict[str, Source]:
     """Open the official splits of a folder; without folders named as splits all is "train".
 
-    Pictures are labelled when each lies in one of at least two class folders, directly.
+    Pictures are labelled when each lies in one of at least two class folders, directly. ImageNet's
+    val/, on which results are published, is its test split.
+
+    Args:
+        root: the folder.
+        chosen: class folders to take alone, in the order of their labels.
 
     Raises:
-        DataError: no pictures, an unreadable folder, or splits that do not fit together.
+        DataError: no pictures, an unreadable folder, splits that do not fit together, or class
+            folders that do not fit `chosen` or the folder's own list.
     """
     files = list_pictures(root)
     parts = {
         split: (root / folder, [file[len(folder) + 1 :] for file in files if _top(file) == folder])
         for split, folder in _split_folders(root, files).items()
     } or {"train": (root, files)}
-    classes = _class_names(parts["train"][1])
+    if chosen is not None:
+        parts = {
+            split: (folder, _of_classes(folder, part, chosen))
+            for split, (folder, part) in parts.items()
+        }
+    classes = chosen or _listed(root, parts["train"][1]) or _class_names(parts["train"][1])
     channels = probe_channels(*parts["train"])
     splits: dict[str, Source] = {}
     for split, (folder, part) in parts.items():
@@ -52,7 +72,19 @@ def open_folder(root: Path) -> dict[str, Source]:
             labels=labels,
             class_names=None if labels is None else tuple(map(printable, classes or ())),
         )
+    if (
+        classes
+        and all(map(_WORDNET.fullmatch, classes))
+        and splits.keys() == {"train", "validation"}
+    ):
+        splits["test"] = splits.pop("validation")
     return splits
+
+
+def holds_imagenet(folder: Path) -> bool:
+    """Tell whether a folder has ``train/`` with class folders named as ImageNet's."""
+    train = folder / "train"
+    return train.is_dir() and any(_WORDNET.fullmatch(path.name) for path in train.iterdir())
 
 
 def list_pictures(root: Path) -> list[str]:
@@ -175,6 +207,54 @@ def _class_names(files: list[str]) -> tuple[str, ...] | None:
     if len(classes) < 2 or any(file.count("/") != 1 for file in files):
         return None
     return tuple(sorted(classes, key=os.fsencode))
+
+
+def _listed(root: Path, files: list[str]) -> tuple[str, ...] | None:
+    """Read the class list of a folder, if it has one; it must name the class folders of train."""
+    path = next((root / name for name in CLASS_LISTS if (root / name).is_file()), None)
+    if path is None:
+        return None
+    listed = read_names(path)
+    if any(file.count("/") != 1 for file in files):
+        raise DataError(
+            f"{str(path)!r} names classes, but {printable(_astray(files))!r} lies in no class "
+            "folder: move such pictures into class folders, or the list away"
+        )
+    folders = {_top(file) for file in files}
+    for names, others, what in (
+        (listed, folders, "is named, but has no folder with training pictures"),
+        (sorted(folders, key=os.fsencode), set(listed), "has a folder, but is not named"),
+    ):
+        odd = [name for name in names if name not in others]
+        if odd:
+            raise DataError(
+                f"{str(path)!r} does not match the {len(folders)} class folders: "
+                f"{printable(odd[0])!r} {what}: mend the list or the folders"
+            )
+    return listed
+
+
+def _of_classes(root: Path, files: list[str], chosen: tuple[str, ...]) -> list[str]:
+    """Keep the files of the chosen class folders, each of which must be there."""
+    if any(file.count("/") != 1 for file in files):
+        raise DataError(
+            f"classes are chosen, but {printable(_astray(files))!r} in {str(root)!r} lies in no "
+            "class folder: sort the pictures into one folder a class"
+        )
+    there = {_top(file) for file in files}
+    missing = [name for name in chosen if name not in there]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of the {len(chosen)} chosen classes have no pictures in "
+            f"{str(root)!r}, such as {printable(missing[0])!r}: add them, or mend the list"
+        )
+    kept = set(chosen)
+    return [file for file in files if _top(file) in kept]
+
+
+def _astray(files: list[str]) -> str:
+    """Return the first file that does not lie in a class folder, directly."""
+    return next(file for file in files if file.count("/") != 1)
 
 
 def _labels(root: Path, files: list[str], classes: tuple[str, ...]) -> Labels | None:

@@ -1,4 +1,4 @@
-"""From what a user names to pictures: data sets, folders, arrays."""
+"""From what a user names to pictures: data sets, folders, files, arrays."""
 
 from __future__ import annotations
 
@@ -10,36 +10,53 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from looktwice.data.fashion_mnist import open_official, open_shipped
+from looktwice.data.array_files import open_npy, open_npz
+from looktwice.data.cifar import FORMS, open_cifar
+from looktwice.data.class_names import read_class_list
 from looktwice.data.folders import open_folder
+from looktwice.data.idx import holds_idx, open_idx
+from looktwice.data.named import DATA_SETS, open_named
 from looktwice.data.sources import ArraySource, Source
 from looktwice.data.splits import Splits, carve
+from looktwice.data.stl10 import holds_stl10, open_stl10
+from looktwice.data.tables import find_tables, open_table, open_tables
 from looktwice.errors import DataError, UsageError, did_you_mean
 
 Array = NDArray[Any]
 Data = str | os.PathLike[str] | Array | tuple[Array, Array] | Source
 
-DATA_SETS: Final[Mapping[str, Callable[[Path | None], dict[str, Source]]]] = {
-    "fashion-mnist-10k": lambda _: open_shipped(),
-    "fashion-mnist": open_official,
+FILES: Final[Mapping[str, Callable[[Path], dict[str, Source]]]] = {
+    ".npz": open_npz,
+    ".npy": open_npy,
+    ".csv": open_table,
+    ".jsonl": open_table,
 }
-"""Name to what opens it; a folder of the same name is reached as ``./name``."""
+"""What opens a file, by the end of its name."""
 
 
-def open_source(data: Data, *, split: str = "train", root: str | Path | None = None) -> Source:
+def open_source(
+    data: Data,
+    *,
+    split: str = "train",
+    root: str | Path | None = None,
+    classes: str = "",
+    download: bool = False,
+) -> Source:
     """Open one official split, as it is distributed; nothing is carved.
 
     Args:
-        data: name of a data set, folder, uint8 array (N, H, W[, C]), pair (images, labels), or
-            a source, which is its own train split.
-        split: "train", "validation" or "test".
+        data: name of a data set, folder, file, uint8 array (N, H, W[, C]), pair (images, labels),
+            or a source, which is its own train split.
+        split: "train", "validation" or "test"; "labelled" of stl10-unlabelled.
         root: folder under which named data sets are looked for first.
+        classes: of a folder, a text file of the class folders to take, or a shipped list's name.
+        download: whether a named data set that is not on this machine may be downloaded.
 
     Raises:
         DataError: nothing there, or not usable.
-        UsageError: no such split.
+        UsageError: no such split, or classes of what is no folder.
     """
-    official = _official(data, root)
+    official = _official(data, root, classes, download)
     if split not in official:
         raise UsageError(
             f"{official['train'].name!r} has no official split {split!r}."
@@ -52,6 +69,8 @@ def open_splits(
     data: Data,
     *,
     root: str | Path | None = None,
+    classes: str = "",
+    download: bool = False,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
     seed: int = 0,
@@ -61,24 +80,33 @@ def open_splits(
     Args:
         data: as for `open_source`.
         root: as for `open_source`.
+        classes: as for `open_source`.
+        download: as for `open_source`.
         validation_fraction: share of train (what is left of it after test) for validation.
         test_fraction: share of a labelled train split for test.
         seed: 0 to 2^64 - 1; the same seed always chooses the same pictures.
 
     Raises:
         DataError: nothing there, not usable, or too little to carve.
-        UsageError: a fraction or the seed out of range.
+        UsageError: a fraction or the seed out of range, or classes of what is no folder.
     """
     return carve(
-        _official(data, root),
+        _official(data, root, classes, download),
         validation_fraction=validation_fraction,
         test_fraction=test_fraction,
         seed=seed,
     )
 
 
-def _official(data: Data, root: str | Path | None) -> dict[str, Source]:
+def _official(
+    data: Data, root: str | Path | None, classes: str, download: bool
+) -> dict[str, Source]:
     """Open official splits by name; "train" is always among them."""
+    path = None if isinstance(data, Source | np.ndarray | tuple) else _path(os.fspath(data))
+    chosen = read_class_list(classes) if classes else None
+    named = DATA_SETS.get(data) if isinstance(data, str) else None
+    if chosen and not (named.has_classes if named else path is not None and path.is_dir()):
+        raise UsageError("data.classes chooses class folders, which the pictures named do not have")
     if isinstance(data, Source):
         return {"train": data}
     if isinstance(data, np.ndarray):
@@ -87,18 +115,43 @@ def _official(data: Data, root: str | Path | None) -> dict[str, Source]:
         if len(data) != 2:
             raise DataError(f"give arrays as (images, labels); found a tuple of {len(data)}")
         return {"train": ArraySource(data[0], data[1])}
-    name = os.fspath(data)
+    if path is None:
+        place = None if root is None else Path(root).expanduser()
+        return open_named(os.fspath(data), place, may_download=download, chosen=chosen)
+    if path.is_file():
+        return FILES[path.suffix.lower()](path)
+    return open_folder(path, chosen) if chosen else _open_folder(path)
+
+
+def _path(name: str) -> Path | None:
+    """Return the folder or file that a name means; None for a named data set.
+
+    Raises:
+        DataError: there is none, or a file of no known kind.
+    """
     if name in DATA_SETS:
-        return DATA_SETS[name](None if root is None else Path(root).expanduser())
-    return open_folder(_existing_folder(name))
-
-
-def _existing_folder(name: str) -> Path:
+        return None
     path = Path(name).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (path.is_file() and path.suffix.lower() in FILES):
         return path
     if path.exists():
-        raise DataError(f"{name!r} is a file: give the folder that holds the pictures")
+        raise DataError(
+            f"{name!r} is a file: give the folder that holds the pictures, or a file that ends in "
+            f"{', '.join(FILES)}"
+        )
     if len(path.parts) > 1:
-        raise DataError(f"there is no folder {name!r}: check the path")
+        raise DataError(f"there is no folder or file {name!r}: check the path")
     raise DataError(f"there is no folder or data set {name!r}.{did_you_mean(name, DATA_SETS)}")
+
+
+def _open_folder(folder: Path) -> dict[str, Source]:
+    """Open a folder by what it holds."""
+    for form in FORMS:
+        if form.is_in(folder):
+            return open_cifar(folder, form)
+    if holds_stl10(folder):
+        return open_stl10(folder)
+    if holds_idx(folder):
+        return open_idx(folder)
+    tables = find_tables(folder)
+    return open_tables(folder, tables) if tables else open_folder(folder)

@@ -117,7 +117,8 @@ class ArraySource(Source):
 
     def image(self, i: int) -> Picture:
         """See `Source.image`."""
-        picture: Picture = self._images[i]
+        # A copy only where pixels lie in another order, as STL-10's columns in a mapped file.
+        picture: Picture = np.ascontiguousarray(self._images[i])
         return picture
 
     def identifier(self, i: int) -> str:
