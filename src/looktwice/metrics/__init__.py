@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from looktwice.metrics.contrastive import contrastive_top1
 from looktwice.metrics.health import Health, health_verdict, measure_health
-from looktwice.metrics.knn import knn_predict, knn_scores, nearest
+from looktwice.metrics.knn import class_votes, knn_predict, knn_scores, nearest
 
 __all__ = [
     "Health",
+    "class_votes",
     "contrastive_top1",
     "health_verdict",
     "knn_predict",
