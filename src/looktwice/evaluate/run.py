@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from looktwice.build import best_device, open_device, untrained_encoder
 from looktwice.data import Source, Splits
 from looktwice.errors import DataError, RunError
-from looktwice.evaluate.features import raw_pixels
+from looktwice.evaluate.features import pixels_of
 from looktwice.evaluate.protocol import SplitFeatures, SplitLabels, evaluate_features
-from looktwice.features import encode, prepare
+from looktwice.features import encode, stream
 from looktwice.models import Encoder, read_encoder
 from looktwice.run import Run, check_pictures, open_data, open_run
 from looktwice.storage import write_atomic
@@ -51,15 +53,13 @@ def evaluate_run(
     target = open_device(best_device() if device == "auto" else device)
     encoder = read_encoder(run.encoder_file).to(target)
     untrained = untrained_encoder(config, splits).to(target)
-    prepared = [prepare(encoder, part) for part in parts]
-    kept = [indices for _, indices in prepared]
-    for part, indices in zip(parts, kept, strict=True):
-        _check_readable(part, indices, config.data.max_bad)
-    rows = {
-        "encoder": [encode(encoder, pictures) for pictures, _ in prepared],
-        "raw-pixels": [raw_pixels(part)[0] for part in parts],
-        "untrained": [encode(untrained, pictures) for pictures, _ in prepared],
-    }
+    threads = max(1, config.data.threads)
+    found = []
+    for part in parts:
+        found.append(_features(part, encoder, untrained, threads))
+        _check_readable(part, found[-1][1], config.data.max_bad)
+    kept = [indices for _, indices in found]
+    rows = {name: SplitFeatures(*(features[name] for features, _ in found)) for name in ROWS}
     labels = [_labels(part)[index] for part, index in zip(parts, kept, strict=True)]
     assert splits.train.class_names is not None
     result = {
@@ -69,13 +69,8 @@ def evaluate_run(
             "unreadable": sum(map(len, parts)) - sum(map(len, kept)),
             "classes": list(splits.train.class_names),
         },
-        "encoder": _about(encoder, rows["encoder"][0].shape[1], run),
-        **evaluate_features(
-            {name: SplitFeatures(*found) for name, found in rows.items()},
-            SplitLabels(*labels),
-            splits.train.class_names,
-            seed=seed,
-        ),
+        "encoder": _about(encoder, rows["encoder"].train.shape[1], run),
+        **evaluate_features(rows, SplitLabels(*labels), splits.train.class_names, seed=seed),
     }
     _point_at_sources(result["neighbours"], kept, len(splits.train))
     result["seconds"] = round(time.perf_counter() - begun, 1)
@@ -93,6 +88,21 @@ def _labelled_parts(splits: Splits) -> tuple[Source, Source, Source]:
             )
     assert splits.test is not None
     return splits.train, splits.validation, splits.test
+
+
+def _features(
+    source: Source, encoder: Encoder, untrained: Encoder, threads: int
+) -> tuple[dict[str, Tensor], NDArray[np.int64]]:
+    """Return the features of every row, from one pass over the pictures, and where these are."""
+    found: dict[str, list[Tensor]] = {name: [] for name in ROWS}
+    kept = []
+    with closing(stream(source, [encoder.prepare, pixels_of(source)], threads=threads)) as blocks:
+        for indices, (pictures, pixels) in blocks:
+            found["encoder"].append(encode(encoder, pictures))
+            found["raw-pixels"].append(pixels)
+            found["untrained"].append(encode(untrained, pictures))
+            kept.append(indices)
+    return {name: torch.cat(features) for name, features in found.items()}, np.concatenate(kept)
 
 
 def _check_readable(part: Source, kept: NDArray[np.int64], max_bad: float) -> None:
