@@ -28,6 +28,7 @@ bench: .venv/developing
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/equal_time.py
+	$(BIN)/python benchmarks/evaluate.py
 
 proof: .venv/installed
 	$(BIN)/python benchmarks/quality.py

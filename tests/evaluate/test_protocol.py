@@ -12,6 +12,7 @@ from looktwice.errors import DataError, UsageError
 from looktwice.evaluate import SplitFeatures, SplitLabels, evaluate_features, protocol
 from looktwice.evaluate.labels import Known, amount_note, draw
 from looktwice.evaluate.linear import Standardiser, fit_path
+from looktwice.metrics import nearest
 
 CLASSES = ("ankle", "bag", "coat")
 SIZES = {"train": 240, "validation": 60, "test": 90}
@@ -107,25 +108,41 @@ def test_neighbours_are_the_nearest_of_the_pool_for_every_class(result, rows, la
         assert labels.test[query["query"]] == query["query_label"]
 
 
-def test_k_is_chosen_on_validation_and_scored_with_train_and_validation(result, rows, labels):
-    def oracle(k, bank, bank_labels, queries):
+def test_k_and_temperature_are_chosen_on_validation_and_scored_with_both(result, rows, labels):
+    def oracle(k, temperature, bank, bank_labels, queries):
         vote = KNeighborsClassifier(
-            k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.1)
+            k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / temperature)
         )
         return vote.fit(bank, bank_labels).predict(queries)
 
     pool_labels = np.concatenate([labels.train, labels.validation])
     for name, row in rows.items():
         tried = {
-            k: (oracle(k, row.train, labels.train, row.validation) == labels.validation).mean()
+            (k, temperature): (
+                oracle(k, temperature, row.train, labels.train, row.validation) == labels.validation
+            ).mean()
             for k in (5, 10, 20, 50, 200)
+            for temperature in (0.1, 0.05, 0.02, 0.2)
         }
-        k = max(tried, key=tried.get)
+        k, temperature = max(tried, key=tried.get)
         found = result["protocols"][0]["rows"][name]
-        assert found["chosen"] == {"k": k}
-        assert found["validation_accuracy"] == pytest.approx(tried[k])
-        scored = (oracle(k, row.pool, pool_labels, row.test) == labels.test).mean()
+        assert found["chosen"] == {"k": k, "temperature": temperature}
+        assert found["validation_accuracy"] == pytest.approx(tried[k, temperature])
+        scored = (oracle(k, temperature, row.pool, pool_labels, row.test) == labels.test).mean()
         assert found["accuracy"] == pytest.approx(scored)
+
+
+def test_neighbours_are_found_once_for_all_choices(rows, labels, monkeypatch):
+    found = []
+
+    def counted(bank, queries, k):
+        found.append((len(bank), len(queries), k))
+        return nearest(bank, queries, k)
+
+    monkeypatch.setattr(protocol, "nearest", counted)
+    known = protocol._Known(torch.from_numpy(labels.train), torch.from_numpy(labels.validation), 3)
+    outcome = protocol._knn(rows["encoder"], known)
+    assert found == [(240, 60, 200), (300, 90, outcome.chosen["k"])]
 
 
 def test_strength_is_chosen_on_validation_and_refitted(result, rows, labels):

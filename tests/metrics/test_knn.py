@@ -1,8 +1,12 @@
 """Weighted k-NN against a slow loop and scikit-learn; ties and bounded memory."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.neighbors import KNeighborsClassifier
 
 from looktwice.errors import UsageError
@@ -56,9 +60,77 @@ def test_predictions_equal_scikit_learn(data):
 def test_blocks_change_nothing(data, monkeypatch):
     bank, labels, queries = data
     whole = knn_predict(bank, labels, queries, [1, 10], 5)
-    monkeypatch.setattr(knn, "BLOCK_NUMBERS", 7 * len(bank))
+    monkeypatch.setattr(knn, "QUERIES", 7)
+    monkeypatch.setattr(knn, "ROWS", 16)
     for k, found in knn_predict(bank, labels, queries, [1, 10], 5).items():
         assert torch.equal(found, whole[k])
+
+
+def corners(count, seed):
+    """Corners of a cube: cosines are multiples of 1/8, exact in any precision, and tie often."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(2, (count, 16), generator=generator).float() * 2 - 1
+
+
+@pytest.mark.parametrize("order", ["random", "ascending", "descending"])
+@pytest.mark.parametrize("k", [1, 7, 64, 300])
+def test_ties_are_in_the_order_of_the_bank_across_blocks(monkeypatch, order, k):
+    monkeypatch.setattr(knn, "QUERIES", 8)
+    monkeypatch.setattr(knn, "ROWS", 64)
+    bank, queries = corners(1500, 0), corners(30, 1)
+    if order != "random":  # the worst and the best that can happen to the first query
+        bank = bank[(bank @ queries[0]).argsort(descending=order == "descending")]
+    similarity, indices = nearest(bank, queries, k)
+    exact = (queries.double() @ bank.double().T / 16).numpy()
+    expected = np.array([np.lexsort((np.arange(1500), -row))[:k] for row in exact])
+    assert indices.tolist() == expected.tolist()
+    np.testing.assert_array_equal(similarity.numpy(), np.take_along_axis(exact, expected, 1))
+
+
+def test_a_bank_sorted_by_class_gives_what_float64_does(monkeypatch):
+    monkeypatch.setattr(knn, "ROWS", 128)
+    generator = torch.Generator().manual_seed(0)
+    centres = 2 * torch.randn(5, 32, generator=generator)
+    bank = centres.repeat_interleave(600, dim=0) + torch.randn(3000, 32, generator=generator)
+    queries = centres.repeat(8, 1) + torch.randn(40, 32, generator=generator)
+    similarity, indices = nearest(bank, queries, 50)
+    exact = F.normalize(queries.double(), dim=1) @ F.normalize(bank.double(), dim=1).T
+    torch.testing.assert_close(
+        similarity.double(), exact.sort(dim=1, descending=True).values[:, :50], atol=1e-6, rtol=0
+    )
+    torch.testing.assert_close(exact.gather(1, indices), similarity.double(), atol=1e-6, rtol=0)
+    assert all(len(set(row)) == 50 for row in indices.tolist())
+
+
+MEMORY = """
+import torch
+from pathlib import Path
+from looktwice.metrics import nearest
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+torch.set_num_threads(1)
+bank = torch.randn(300_000, 256)
+queries = torch.randn(256, 256)
+nearest(bank[:5000], queries[:8], 5)
+before = peak()
+nearest(bank, queries, 200)
+print(peak() - before)
+"""
+
+
+def test_a_large_bank_is_not_copied():
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 150  # MiB; the bank itself is 293
+
+
+def test_features_that_are_no_numbers_do_not_stop_a_run(data):
+    bank, labels, queries = data
+    scores = knn_scores(bank * torch.nan, labels, queries, [5], 5)[5]
+    assert scores.shape == (40, 5)
 
 
 def test_of_equal_neighbours_the_first_in_the_bank_wins():

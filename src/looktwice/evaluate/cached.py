@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Sized
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from looktwice.data import Source
 from looktwice.errors import DataError, UsageError
-from looktwice.evaluate.features import raw_pixels
+from looktwice.evaluate.features import pixels_of
 from looktwice.evaluate.labels import NUM_DRAWS, SplitLabels
 from looktwice.evaluate.protocol import SplitFeatures, evaluate_features, measure_features
 from looktwice.evaluate.subject import Subject
-from looktwice.features import encode, prepare
-from looktwice.models import Encoder
+from looktwice.features import encode, stream
 
 AMOUNTS = ("percent-1", "percent-10", "labels-1", "labels-10", "labels-100")
 
@@ -49,24 +51,31 @@ def cached_features(subject: Subject) -> Cached:
         DataError: the pictures have no labels, or too many cannot be read.
     """
     parts = subject.labelled()
-    prepared = [prepare(subject.encoder, part) for part in parts]
-    train, validation, test = (indices for _, indices in prepared)
+    found = []
+    for part in parts:
+        found.append(_features(subject, part))
+        check_readable(part, found[-1][1], subject.max_bad)
+    train, validation, test = (indices for _, indices in found)
     kept = (train, validation, test)
-    for part, indices in zip(parts, kept, strict=True):
-        check_readable(part, indices, subject.max_bad)
-    networks = subject.networks
-
-    def encoded(network: Encoder) -> SplitFeatures:
-        return SplitFeatures(*(encode(network, pictures) for pictures, _ in prepared))
-
-    rows = {
-        "encoder": encoded(networks.pop("encoder")),
-        "raw-pixels": SplitFeatures(*(raw_pixels(part)[0] for part in parts)),
-        **{name: encoded(network) for name, network in networks.items()},
-    }
+    rows = {name: SplitFeatures(*(features[name] for features, _ in found)) for name in found[0][0]}
     labels = SplitLabels(*(_labels(p)[k] for p, k in zip(parts, kept, strict=True)))
     data = about_data(subject, kept)
     return Cached(rows, labels, kept, data, tuple(data["classes"]))
+
+
+def _features(subject: Subject, source: Source) -> tuple[dict[str, Tensor], Kept]:
+    """Return the features of every row, from one pass over the pictures, and where these are."""
+    networks = subject.networks
+    found: dict[str, list[Tensor]] = {name: [] for name in ("encoder", "raw-pixels", *networks)}
+    kept = []
+    prepares = [subject.encoder.prepare, pixels_of(source)]
+    with closing(stream(source, prepares, threads=subject.threads)) as blocks:
+        for indices, (pictures, pixels) in blocks:
+            found["raw-pixels"].append(pixels)
+            for name, network in networks.items():
+                found[name].append(encode(network, pictures))
+            kept.append(indices)
+    return {name: torch.cat(features) for name, features in found.items()}, np.concatenate(kept)
 
 
 def about_data(subject: Subject, kept: Sequence[Sized]) -> dict[str, Any]:
@@ -120,7 +129,7 @@ def _point_at_sources(
 
 
 def knn(subject: Subject, *, seed: int = 0) -> dict[str, Any]:
-    """Run weighted k-NN (MoCo's monitor), k chosen on validation."""
+    """Run weighted k-NN (MoCo's monitor), k and temperature chosen on validation."""
     return _measured(subject, ("knn",), seed)
 
 

@@ -1,8 +1,9 @@
 """Protocols on frozen features: weighted k-NN, linear probe and few labels, beside baselines.
 
 For every row (the encoder and its baselines) and every protocol separately, the number of
-neighbours or the strength of regularisation is chosen on validation, then fitted again with that
-choice on train + validation and scored on test once. An untuned baseline is a straw man.
+neighbours and the temperature of their vote, or the strength of regularisation, is chosen on
+validation, then fitted again with that choice on train + validation and scored on test once. An
+untuned baseline is a straw man.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,9 +34,11 @@ from looktwice.evaluate.labels import (
 )
 from looktwice.evaluate.linear import LinearModel, Standardiser, UnitLength, fit_path
 from looktwice.evaluate.scoring import Outcome, entries, rank, read_truth, share
-from looktwice.metrics import knn_predict, knn_scores, nearest
+from looktwice.metrics import class_votes, nearest
 
 NEIGHBOURS = (5, 10, 20, 50, 200)
+# Of the k-NN vote. MoCo's is first, and so wins where several are equally good.
+TEMPERATURES = (0.1, 0.05, 0.02, 0.2)
 # Strong to weak; the walk ends once this many strengths in a row have not beaten the best so far.
 STRENGTHS = (1.0, 0.1, 0.03, 0.01, 0.003, 0.001, 1e-4)
 PATIENCE = 2
@@ -201,12 +205,30 @@ def _workers() -> Iterator[ThreadPoolExecutor]:
 
 
 def _knn(row: SplitFeatures, known: Known) -> Outcome:
-    classes = known.num_classes
     ks = [k for k in NEIGHBOURS if k <= len(row.train)] or [len(row.train)]
-    tried = knn_predict(row.train, known.train, row.validation, ks, classes)
-    k, accuracy = _best((k, share(tried[k], known.validation)) for k in ks)
-    scores = knn_scores(row.pool, known.pool, row.test, [k], classes)[k]
-    return Outcome(rank(scores)[None], {"k": k}, accuracy)
+    classes = known.num_classes
+    tried = _votes(row.train, known.train, row.validation, ks, TEMPERATURES, classes)
+    (k, temperature), accuracy = _best(
+        (choice, share(scores.argmax(dim=1), known.validation)) for choice, scores in tried
+    )
+    ((_, scores),) = _votes(row.pool, known.pool, row.test, [k], [temperature], classes)
+    return Outcome(rank(scores)[None], {"k": k, "temperature": temperature}, accuracy)
+
+
+def _votes(
+    bank: Tensor,
+    labels: Tensor,
+    queries: Tensor,
+    ks: Sequence[int],
+    temperatures: Sequence[float],
+    num_classes: int,
+) -> Iterator[tuple[tuple[int, float], Tensor]]:
+    """Yield each (k, temperature) and the scores (Q, C) it gives; neighbours are found once."""
+    similarity, indices = nearest(bank, queries, max(ks))
+    votes = labels[indices]
+    for k, temperature in product(ks, temperatures):
+        scores = class_votes(similarity[:, :k], votes[:, :k], num_classes, temperature)
+        yield (k, temperature), scores
 
 
 def _linear(row: SplitFeatures, known: Known) -> Outcome:

@@ -38,6 +38,7 @@ class Subject:
         run: where the encoder comes from; None for a foreign one.
         folder: where unfinished work is kept, to go on after a kill; None: nowhere.
         max_bad: share of unreadable pictures that is taken.
+        threads: that read pictures, 1 or more.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Subject:
     run: Run | None = None
     folder: Path | None = None
     max_bad: float = MAX_BAD
+    threads: int = 1
 
     @property
     def networks(self) -> dict[str, Encoder]:
@@ -143,6 +145,7 @@ def _of_run(run: Run, data: Data | None, splits: Splits | None, device: torch.de
         device=device,
         run=run,
         max_bad=config.data.max_bad,
+        threads=max(1, config.data.threads),
     )
 
 

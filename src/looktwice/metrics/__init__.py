@@ -11,12 +11,13 @@ from looktwice.metrics.health import (
     invariance,
     measure_health,
 )
-from looktwice.metrics.knn import knn_predict, knn_scores, nearest
+from looktwice.metrics.knn import class_votes, knn_predict, knn_scores, nearest
 
 __all__ = [
     "PATIENCE",
     "Health",
     "bound_in_blocks",
+    "class_votes",
     "contrastive_top1",
     "health_verdict",
     "invariance",
