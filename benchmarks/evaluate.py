@@ -251,8 +251,8 @@ def probe(rounds: int) -> dict[str, Any]:
             f"  {name:26}{figures['seconds']:8.2f} s   objective within "
             f"{max(figures['excess']):.1e}   accuracy {max(figures['accuracy']):.2f} %"
         )
-    best = min((name for name in runs if name != "looktwice"), key=lambda n: result[n]["seconds"])
-    ours, other = result["looktwice"], result[best]
+    ours = result["looktwice"]
+    other = min((result[n] for n in runs if n != "looktwice"), key=lambda peer: peer["seconds"])
     gaps = (abs(a - b) for a, b in zip(ours["accuracy"], other["accuracy"], strict=True))
     verdict("times scikit-learn's speed", other["seconds"] / ours["seconds"], SPEED)
     verdict("objective beyond the least", max(ours["excess"]), EXCESS, at_most=True)

@@ -7,7 +7,9 @@ from PIL import Image
 
 from looktwice.data import open_source
 from looktwice.errors import BadPictureError, DataError
-from looktwice.evaluate import raw_pixels
+from looktwice.evaluate import raw_pixels, run
+from looktwice.features import encode, prepare
+from looktwice.models import Encoder, EncoderSpec, build_backbone
 
 GENERATOR = np.random.default_rng(0)
 
@@ -57,3 +59,36 @@ def test_nothing_readable_is_one_line(monkeypatch):
     monkeypatch.setattr(source, "image", bad)
     with pytest.raises(DataError, match="none of the 2 pictures"):
         raw_pixels(source)
+
+
+def test_one_pass_over_the_pictures_serves_every_row(monkeypatch):
+    source = open_source(GENERATOR.integers(256, size=(300, 40, 33, 1), dtype=np.uint8))
+    encoders = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        backbone = build_backbone("resnet-tiny", channels=1, small_stem=False)
+        spec = EncoderSpec("resnet-tiny", 1, False, 24, (0.5,), (0.25,))
+        encoders.append(Encoder(backbone, spec).eval())
+    pictures, _ = prepare(encoders[0], source)
+    expected = {
+        "encoder": encode(encoders[0], pictures),
+        "raw-pixels": raw_pixels(source)[0],
+        "untrained": encode(encoders[1], pictures),
+    }
+    original, read = source.image, []
+
+    def image(i):
+        read.append(i)
+        if i == 7:
+            raise BadPictureError("7", "broken")
+        return original(i)
+
+    monkeypatch.setattr(source, "image", image)
+    found, kept = run._features(source, *encoders, threads=2)
+    assert sorted(read) == list(range(300))
+    assert kept.tolist() == [i for i in range(300) if i != 7]
+    assert list(found) == list(expected)
+    for name, features in found.items():
+        whole = expected[name][torch.from_numpy(kept)]
+        torch.testing.assert_close(features, whole, rtol=1e-4, atol=1e-5)
+    assert torch.equal(found["raw-pixels"], expected["raw-pixels"][torch.from_numpy(kept)])

@@ -62,6 +62,7 @@ def test_blocks_change_nothing(data, monkeypatch):
     whole = knn_predict(bank, labels, queries, [1, 10], 5)
     monkeypatch.setattr(knn, "QUERIES", 7)
     monkeypatch.setattr(knn, "ROWS", 16)
+    monkeypatch.setattr(knn, "GROUP", 8)
     for k, found in knn_predict(bank, labels, queries, [1, 10], 5).items():
         assert torch.equal(found, whole[k])
 
@@ -77,6 +78,7 @@ def corners(count, seed):
 def test_ties_are_in_the_order_of_the_bank_across_blocks(monkeypatch, order, k):
     monkeypatch.setattr(knn, "QUERIES", 8)
     monkeypatch.setattr(knn, "ROWS", 64)
+    monkeypatch.setattr(knn, "GROUP", 8)
     bank, queries = corners(1500, 0), corners(30, 1)
     if order != "random":  # the worst and the best that can happen to the first query
         bank = bank[(bank @ queries[0]).argsort(descending=order == "descending")]

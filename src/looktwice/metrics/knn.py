@@ -11,10 +11,12 @@ from torch import Tensor
 
 from looktwice.errors import UsageError
 
-# A block of similarities is (QUERIES, ROWS): 16 MiB of float32, which a core's caches nearly hold,
-# and enough of both for a matrix product to run at full speed.
+# A block of similarities is (QUERIES, ROWS), 16 MiB of float32: little memory, and enough of both
+# for a matrix product to run at full speed.
 QUERIES = 1024
 ROWS = 4096
+GROUP = 64  # similarities of which the largest alone is compared, as a rule; divides ROWS
+LIMIT = 4  # candidates kept, in k
 
 
 def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -24,7 +26,7 @@ def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     it holds about 100 MB at k = 200, whatever the sizes of the bank and the queries.
 
     Args:
-        bank: (N, D) features.
+        bank: (N, D) features, finite.
         queries: (Q, D) features, on the same device.
         k: 1 .. N.
 
@@ -37,7 +39,7 @@ def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     if not 1 <= k <= len(bank):
         raise UsageError(f"k must lie in 1 .. {len(bank)}, the size of the bank; found {k}")
-    rows = max(ROWS, k)
+    rows = max(ROWS, -(-k // GROUP) * GROUP)
     block = max(1, QUERIES * ROWS // rows)
     found = [_nearest(bank, _directions(part), k, rows) for part in torch.split(queries, block)]
     return torch.cat([s for s, _ in found]), torch.cat([i for _, i in found])
@@ -48,78 +50,95 @@ def _directions(features: Tensor) -> Tensor:
 
 
 def _nearest(bank: Tensor, queries: Tensor, k: int, rows: int) -> tuple[Tensor, Tensor]:
-    """Find the ``k`` nearest to a block of directions (B, D), ``rows`` of the bank at a time.
-
-    Each query keeps candidates, in the order of the bank: what was more similar than its k-th best
-    so far. Of a bank in random order few are (about k log(N / rows)); where there are many, as
-    in a bank sorted by class, they are cut to the best k again and again.
-    """
+    """Find the ``k`` nearest to a block of directions (B, D), ``rows`` of the bank at a time."""
     first, *others = torch.split(bank, rows)
-    best, indices = _largest(queries @ _directions(first).T, k)
-    candidates = _Candidates(best, indices, rows)
+    candidates = _Candidates(queries @ _directions(first).T, k, rows)
+    block = queries.new_empty(len(queries), rows)  # used again: fresh memory is slow
     start = rows
     for part in others:
-        candidates.add(queries @ _directions(part).T, start)
-        start += len(part)
+        torch.mm(queries, _directions(part).T, out=block[:, : len(part)])
+        block[:, len(part) :] = -torch.inf
+        candidates.add(block, start)
+        start += rows
     return candidates.best()
 
 
 @final
 class _Candidates:
-    """The k nearest so far (B, k) and room for more: the first ``count`` of each row are valid."""
+    """What may be among the k nearest of each query (B,), in the order of the bank.
 
-    def __init__(self, best: Tensor, indices: Tensor, rows: int) -> None:
-        self._k = best.shape[1]
-        self._limit = 2 * self._k
-        num_queries, room = len(best), self._limit + rows
-        self._similarity = best.new_full((num_queries, room), -torch.inf)
-        self._indices = indices.new_zeros(num_queries, room)
-        self._similarity[:, : self._k] = best
-        self._indices[:, : self._k] = indices
-        self._kth = best[:, -1:].clone()
-        self._count = indices.new_full((num_queries,), self._k)
+    That is what was more similar than the k-th best known so far. Of a bank in random order few
+    are, about k log(N / rows); where there are many, as in a bank sorted by class, they are cut
+    to the best k again and again.
+    """
+
+    def __init__(self, similarity: Tensor, k: int, rows: int) -> None:
+        """Begin with the first pictures of the bank, similarities (B, k .. rows)."""
+        num_queries, room = len(similarity), LIMIT * k + rows
+        self._k = k
+        # The first `count` of each row are candidates; -inf and nothing follow.
+        self._similarity = similarity.new_full((num_queries, room), -torch.inf)
+        self._indices = torch.zeros_like(self._similarity, dtype=torch.int64)
+        self._count = self._indices.new_full((num_queries,), k)
+        self._indices[:, :k] = _largest(similarity, k)
+        self._similarity[:, :k] = similarity.gather(1, self._indices[:, :k])
+        self._kth = self._similarity[:, :k].amin(dim=1, keepdim=True)
 
     def add(self, similarity: Tensor, start: int) -> None:
-        """Add the bank pictures ``start`` and following, of similarities (B, n)."""
-        # Not if equal to the k-th: that one comes first in the bank.
-        query, column = (similarity > self._kth).nonzero().unbind(dim=1)
+        """Add the bank pictures ``start`` and following, of similarities (B, rows)."""
+        query, column, found = self._better(similarity)
         added = torch.bincount(query, minlength=len(similarity))
         position = torch.arange(len(query), device=query.device) - (added.cumsum(0) - added)[query]
         position += self._count[query]
-        self._similarity[query, position] = similarity[query, column]
+        self._similarity[query, position] = found
         self._indices[query, position] = column + start
         self._count += added
-        full = (self._count > self._limit).nonzero()[:, 0]
+        full = (self._count > LIMIT * self._k).nonzero()[:, 0]
         if len(full):
             self._cut(full)
 
+    def _better(self, similarity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return row, column and value of what is above the k-th best, in order.
+
+        What equals the k-th best is not: that one comes first in the bank.
+        """
+        groups = similarity.view(len(similarity), -1, GROUP)
+        query, group = (groups.amax(dim=2) > self._kth).nonzero().unbind(dim=1)
+        members = groups[query, group]
+        hit, member = (members > self._kth[query]).nonzero().unbind(dim=1)
+        return query[hit], group[hit] * GROUP + member, members[hit, member]
+
     def _cut(self, queries: Tensor) -> None:
         """Reduce the candidates of some queries (M,) to the best k."""
-        width = int(self._count[queries].max())
-        best, order = _largest(self._similarity[queries, :width], self._k)
-        self._similarity[queries, :width] = -torch.inf
-        self._indices[queries, : self._k] = self._indices[queries[:, None], order]
-        self._similarity[queries, : self._k] = best
-        self._kth[queries, 0] = best[:, -1]
-        self._count[queries] = self._k
+        k, width = self._k, int(self._count[queries].max())
+        similarity, indices = self._similarity[queries, :width], self._indices[queries, :width]
+        columns = _largest(similarity, k)
+        best = similarity.gather(1, columns)
+        self._similarity[queries, k:width] = -torch.inf
+        self._similarity[queries, :k] = best
+        self._indices[queries, :k] = indices.gather(1, columns)
+        self._kth[queries] = best.amin(dim=1, keepdim=True)
+        self._count[queries] = k
 
     def best(self) -> tuple[Tensor, Tensor]:
-        """Return the k largest similarities (B, k) and their indices."""
+        """Return the k largest similarities (B, k), in order, and where they are in the bank."""
         width = int(self._count.max())
-        best, order = _largest(self._similarity[:, :width], self._k)
-        return best, self._indices.gather(1, order)
+        columns = _largest(self._similarity[:, :width], self._k)
+        found, indices = (x.gather(1, columns) for x in (self._similarity, self._indices))
+        found, order = found.sort(dim=1, descending=True, stable=True)
+        return found, indices.gather(1, order)
 
 
-def _largest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the ``k`` largest of each row (B, N) and where they are; ties in index order."""
-    values, indices = similarity.topk(k, dim=1)
-    # topk picks any of the values that tie with its last one: sort those rows whole.
-    tied = (similarity >= values[:, -1:]).sum(dim=1) > k
-    if tied.any():
-        indices[tied] = similarity[tied].argsort(dim=1, descending=True, stable=True)[:, :k]
-    indices = indices.sort(dim=1).values
-    values, order = similarity.gather(1, indices).sort(dim=1, descending=True, stable=True)
-    return values, indices.gather(1, order)
+def _largest(similarity: Tensor, k: int) -> Tensor:
+    """Return the columns of each row's ``k`` largest (B, k), ascending; of equals the first."""
+    kth = similarity.topk(k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+    kept = similarity >= kth
+    # More than k where several equal the k-th, none where that is no number: sort those whole.
+    odd = (kept.sum(dim=1) != k).nonzero()[:, 0]
+    if len(odd):
+        first = similarity[odd].argsort(dim=1, descending=True, stable=True)[:, :k]
+        kept[odd] = torch.zeros_like(kept[odd]).scatter_(1, first, True)
+    return kept.nonzero()[:, 1].view(-1, k)
 
 
 def class_votes(
