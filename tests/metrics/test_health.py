@@ -106,6 +106,7 @@ def test_zeros_have_rank_one_and_no_dimension_in_use():
     zeros = measure_health(torch.zeros(N, D), torch.zeros(N, D), TEMPERATURE)
     assert zeros.effective_rank == pytest.approx(1.0, abs=1e-4)
     assert (zeros.collapsed_dimensions, zeros.infonce_bound) == (1.0, pytest.approx(0.0))
+    assert (zeros.positive_similarity, zeros.negative_similarity) == (0.0, 0.0)
 
 
 def test_collapsed_dimensions_are_counted():
@@ -208,7 +209,7 @@ VERDICTS = {
     "collapsed: all pictures get nearly the same embedding (similarity 0.990": dataclasses.replace(
         LEARNED, negative_similarity=0.99
     ),
-    "collapsed: all pictures get nearly the same embedding (similarity 0.000": dataclasses.replace(
+    "collapsed: no dimension differs between pictures": dataclasses.replace(
         LEARNED, negative_similarity=0.0, collapsed_dimensions=1.0
     ),
     "collapsed: 1.7 of 128 dimensions": dataclasses.replace(

@@ -113,26 +113,29 @@ def health_report(
 def lines(report: dict[str, Any]) -> list[str]:
     """Return a report as lines for a terminal."""
     columns = [name for name in ("features", "embeddings", "untrained") if report[name]]
-    told = [f"{'':26}{''.join(f'{name:>24}' for name in columns)}"]
+    told = [_line("", columns)]
     for measure in (*MEASURES, "dimensions"):
-        cells = "".join(f"{_number(report[column][measure]):>24}" for column in columns)
-        told.append(f"{measure.replace('_', ' '):26}{cells}")
-    cells = "".join(f"{_bound(report[column]['infonce']):>24}" for column in columns)
+        cells = [_number(report[column][measure]) for column in columns]
+        told.append(_line(measure.replace("_", " "), cells))
     ceiling = math.log(report["candidates"])
-    told.append(f"{f'infonce bound, of {ceiling:.2f}':26}{cells}")
+    cells = [_bound(report[column]["infonce"]) for column in columns]
+    told.append(_line(f"infonce bound, of {ceiling:.2f}", cells))
     told.append(
         "what an operation leaves of the features: 1 all, 0 no more than another picture has"
     )
     for row in report["invariance"]:
-        cells = {"features": row["encoder"], "embeddings": "", "untrained": row["untrained"]}
-        shown = (cells[c] if cells[c] == "" else _number(cells[c]) for c in columns)
-        told.append(f"{row['operation']:26}{''.join(f'{cell:>24}' for cell in shown)}")
+        known = {"features": _number(row["encoder"]), "untrained": _number(row["untrained"])}
+        told.append(_line(row["operation"], [known.get(column, "") for column in columns]))
     told.append(f"{report['pictures']:,} pictures of {report['source']}, {report['side']} px")
     told.append(
         f"the bound, at temperature {report['temperature']:g} with {report['candidates'] - 1} "
         "negatives: nats that two views share at least"
     )
     return [*told, report["verdict"]] if report["verdict"] else told
+
+
+def _line(title: str, cells: list[str]) -> str:
+    return f"{title:26}{''.join(f'{cell:>24}' for cell in cells)}"
 
 
 def _number(value: float | None) -> str:

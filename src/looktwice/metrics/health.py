@@ -121,7 +121,7 @@ def _losses(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
     """Return NT-Xent of each of the N pictures, the mean of its two views."""
     z = torch.cat([_unit(z0), _unit(z1)])
     partners = torch.arange(len(z), device=z.device).roll(len(z0))
-    rows = torch.arange(len(z), device=z.device).split(BLOCK)
+    rows = torch.split(torch.arange(len(z), device=z.device), BLOCK)
     losses = torch.cat([_nt_xent(z, r, partners[r], temperature) for r in rows])
     return losses.view(2, -1).mean(dim=0)
 
@@ -207,7 +207,7 @@ def measure_health(z0: Tensor, z1: Tensor, temperature: float) -> Health:
     losses = _losses(z0, z1, temperature)
     positive = (unit[:count] * unit[count:]).sum(dim=1)
     # All pairs at once, less each view with itself and with its positive.
-    others = unit.sum(dim=0).square().sum() - 2 * count - 2 * positive.sum()
+    others = unit.sum(dim=0).square().sum() - unit.square().sum() - 2 * positive.sum()
     return Health(
         positive_similarity=float(positive.mean()),
         negative_similarity=float(others / (2 * count * (2 * count - 2))),
@@ -285,6 +285,8 @@ def _is_constant(health: Health) -> bool:
 
 
 def _collapse(current: Health, untrained: Health) -> str:
+    if current.negative_similarity < CONSTANT_SIMILARITY and _is_constant(current):
+        return "collapsed: no dimension differs between pictures"
     if _is_constant(current):
         return (
             "collapsed: all pictures get nearly the same embedding (similarity "
