@@ -2,9 +2,11 @@
 
 Fashion-MNIST, two torch threads unless said, rounds of all contenders interleaved in one run; the
 medians of their ratios. lightly runs as its own example ships (examples/pytorch/simclr.py: colour
-pictures, NCHW, a forward pass for each view, 8 workers, torch's own choice of threads), and tuned
-by us: the pictures' one channel, channels-last, one forward pass for both views, our policy's
-operations, and the best of several numbers of workers and threads, found first in this run.
+pictures, NCHW, a forward pass for each view, 8 workers), and tuned by us: one channel,
+channels-last, one forward pass for both views, our policy's operations, and the best of several
+numbers of workers and threads, found first in this run. A third lightly also gets what looktwice
+does to the C library's allocator. Every contender has a process of its own and idles while others
+are measured.
 
     python benchmarks/train.py [--rounds 5] [--steps 20] [--json]
 """
@@ -13,12 +15,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import json
+import multiprocessing
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -30,6 +34,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
+from looktwice.allocation import keep_freed_memory
 from looktwice.build import Training, build, settle
 from looktwice.config import resolve
 from looktwice.data import Source
@@ -41,6 +46,7 @@ THREADS = 2
 WARM_UP = 6
 SETTINGS = ((0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2), (3, 1))  # workers, torch's threads
 SHIPPED_WORKERS = 8
+PEERS = ("lightly, shipped", "lightly, tuned", "lightly, tuned, our allocation")
 FLOORS = {28: (2.5, 1.7), 20: (4.0, 2.2), 32: (0.0, 1.0)}
 """Ratio to lightly as shipped and tuned that is asked, by side of the views."""
 
@@ -98,8 +104,8 @@ def ours(name: str, side: int, batch_size: int) -> Training:
     return training
 
 
-def shipped(source: Source, name: str, side: int, batch_size: int) -> Steps:
-    data = AsPil(source, SimCLRTransform(input_size=side), colour=True)
+def shipped(name: str, side: int, batch_size: int) -> tuple[Steps, str]:
+    data = AsPil(_pictures(), SimCLRTransform(input_size=side), colour=True)
     network = Peer(name, side, 3).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.06)
     criterion = NTXentLoss()
@@ -110,13 +116,20 @@ def shipped(source: Source, name: str, side: int, batch_size: int) -> Steps:
         optimizer.step()
         optimizer.zero_grad()
 
-    return peer_steps(peer_loader(data, batch_size, SHIPPED_WORKERS), step, THREADS)
+    return peer_steps(peer_loader(data, batch_size, SHIPPED_WORKERS), step, THREADS), ""
 
 
-def lightly_step(network: Peer, *, weight_decay: float) -> Callable[[Any, float], None]:
+def _pictures() -> Source:
+    flags = {"data.source": "fashion-mnist"}
+    return open_data(resolve(recipe="simclr-tiny", flags=flags, environ={}).data).train
+
+
+def lightly_step(
+    network: Peer, *, momentum: float = 0.9, weight_decay: float
+) -> Callable[[Any, float], None]:
     """Return a step of lightly's loss on a pair of views, at a learning rate."""
     optimizer = torch.optim.SGD(
-        network.parameters(), lr=0.0, momentum=0.9, weight_decay=weight_decay
+        network.parameters(), lr=0.0, momentum=momentum, weight_decay=weight_decay
     )
     criterion = NTXentLoss(temperature=0.5)
 
@@ -163,10 +176,22 @@ def peer_loader(data: AsPil, batch_size: int, workers: int) -> DataLoader[Any]:
 
 
 def tuned(
-    source: Source, name: str, side: int, batch_size: int, workers: int, threads: int
-) -> Steps:
-    loader = lightly_loader(source, side, batch_size, workers)
-    return peer_steps(loader, tuned_step(name, side), threads)
+    name: str, side: int, batch_size: int, count: int, *, keep_memory: bool
+) -> tuple[Steps, str]:
+    """Return steps with the best of `SETTINGS`, and which that is."""
+    if keep_memory:
+        keep_freed_memory()
+    source = _pictures()
+
+    def with_setting(workers: int, threads: int) -> Steps:
+        loader = lightly_loader(source, side, batch_size, workers)
+        return peer_steps(loader, tuned_step(name, side), threads)
+
+    def tried(setting: tuple[int, int]) -> float:
+        return rate(with_setting(*setting), max(3, count // 2), batch_size)
+
+    workers, threads = max(SETTINGS, key=tried)
+    return with_setting(workers, threads), f"{workers} workers, {threads} threads"
 
 
 def peer_steps(loader: DataLoader[Any], step: Callable[[Any], None], threads: int) -> Steps:
@@ -180,13 +205,27 @@ def peer_steps(loader: DataLoader[Any], step: Callable[[Any], None], threads: in
     return steps
 
 
-def our_steps(training: Training) -> Steps:
+def our_steps(name: str, side: int, batch_size: int) -> tuple[Steps, str]:
+    training = ours(name, side, batch_size)
+
     @contextlib.contextmanager
     def steps() -> Iterator[Callable[[], object]]:
         with contextlib.closing(training.loader.batches(0, 10**8)) as batches:
             yield lambda: train_step(training, next(batches), 0.01)
 
-    return steps
+    return steps, ""
+
+
+def our_bare_step(name: str, side: int, batch_size: int) -> tuple[Steps, str]:
+    training = ours(name, side, batch_size)
+    ready = next(training.loader.batches(0, 1))
+    return lambda: contextlib.nullcontext(lambda: train_step(training, ready, 0.01)), ""
+
+
+def bare_step(name: str, side: int, batch_size: int) -> tuple[Steps, str]:
+    ready = torch.randn(2, batch_size, 1, side, side)
+    step = tuned_step(name, side)
+    return lambda: contextlib.nullcontext(lambda: step(ready)), ""
 
 
 def rate(steps: Steps, count: int, batch_size: int) -> float:
@@ -200,22 +239,35 @@ def rate(steps: Steps, count: int, batch_size: int) -> float:
         return count * batch_size / (time.perf_counter() - begun)
 
 
-def bare(
-    training: Training, name: str, side: int, batch_size: int, count: int
-) -> dict[str, Callable[[], float]]:
-    """Return steps on one ready batch: ours and lightly's, tuned."""
-    ready = next(training.loader.batches(0, 1))
-    floats = torch.randn(2, batch_size, 1, side, side)
-    step = tuned_step(name, side)
-    calls: dict[str, Callable[[], object]] = {
-        "looktwice": lambda: train_step(training, ready, 0.01),
-        "lightly, tuned": lambda: step(floats),
-    }
+class Contender:
+    """A process that makes its steps, says how, and measures their rate when asked."""
 
-    def rate_of(call: Callable[[], object]) -> float:
-        return rate(lambda: contextlib.nullcontext(call), count, batch_size)
+    def __init__(self, make: Callable[[], tuple[Steps, str]], count: int, batch_size: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._asked, asked = context.Pipe()
+        self._process = context.Process(target=_serve, args=(asked, make, count, batch_size))
+        self._process.start()
+        self.setting: str = self._asked.recv()
 
-    return {name: functools.partial(rate_of, call) for name, call in calls.items()}
+    def rate(self) -> float:
+        self._asked.send(True)
+        measured: float = self._asked.recv()
+        return measured
+
+    def close(self) -> None:
+        self._asked.send(False)
+        self._process.join()
+
+
+def _serve(
+    asked: Connection, make: Callable[[], tuple[Steps, str]], count: int, batch_size: int
+) -> None:
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(THREADS)
+    steps, setting = make()
+    asked.send(setting)
+    while asked.recv():
+        asked.send(rate(steps, count, batch_size))
 
 
 def flops_per_picture(training: Training, side: int) -> float:
@@ -240,61 +292,59 @@ def sgemm_peak() -> float:
 
 
 def compare(name: str, side: int, batch_size: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    training = ours(name, side, batch_size)
-    source, count = training.splits.train, arguments.steps
-    tries = {
-        setting: rate(
-            tuned(source, name, side, batch_size, *setting), max(3, count // 2), batch_size
-        )
-        for setting in SETTINGS
-    }
-    best = max(tries, key=lambda setting: tries[setting])
-    contenders: dict[str, Callable[[], float]] = {
-        "looktwice": lambda: rate(our_steps(training), count, batch_size),
-        "lightly, tuned": lambda: rate(
-            tuned(source, name, side, batch_size, *best), count, batch_size
-        ),
+    case, count = (name, side, batch_size), arguments.steps
+    makers: dict[str, Callable[[], tuple[Steps, str]]] = {
+        "looktwice": partial(our_steps, *case),
+        "lightly, tuned": partial(tuned, *case, count, keep_memory=False),
+        "lightly, tuned, our allocation": partial(tuned, *case, count, keep_memory=True),
+        "bare step, looktwice": partial(our_bare_step, *case),
+        "bare step, lightly, tuned": partial(bare_step, *case),
     }
     if FLOORS[side][0]:
-        contenders["lightly, shipped"] = lambda: rate(
-            shipped(source, name, side, batch_size), count, batch_size
-        )
-    steps = bare(training, name, side, batch_size, count)
+        makers["lightly, shipped"] = partial(shipped, *case)
+    contenders = {n: Contender(make, count, batch_size) for n, make in makers.items()}
     rounds = [
-        {n: call() for n, call in contenders.items()}
-        | {f"bare step, {n}": call() for n, call in steps.items()}
+        {n: contender.rate() for n, contender in contenders.items()}
         | {"sgemm_gflops": sgemm_peak()}
         for _ in range(arguments.rounds)
     ]
+    for contender in contenders.values():
+        contender.close()
     result: dict[str, Any] = {
         key: statistics.median(one[key] for one in rounds) for key in rounds[0]
     }
-    result["lightly's best (workers, threads)"] = best
-    result["gflops"] = flops_per_picture(training, side) * result["looktwice"] / 1e9
-    for peer in contenders.keys() - {"looktwice"}:
+    result["lightly's best"] = contenders["lightly, tuned"].setting
+    result["gflops"] = flops_per_picture(ours(*case), side) * result["looktwice"] / 1e9
+    for peer in (n for n in contenders if n.startswith("lightly")):
         result[f"times {peer}"] = statistics.median(one["looktwice"] / one[peer] for one in rounds)
     return result
 
 
 def show(title: str, result: dict[str, Any], floors: tuple[float, float]) -> None:
     print(f"\n{title}")
-    for name in ("looktwice", "lightly, tuned", "lightly, shipped"):
+    for name in ("looktwice", *PEERS):
         if name not in result:
             continue
-        line = f"  {name:18}{result[name]:9,.0f} pictures/s"
+        line = f"  {name:32}{result[name]:9,.0f} pictures/s"
         if name != "looktwice":
-            ratio, asked = result[f"times {name}"], floors["tuned" in name]
-            line += f"   looktwice {ratio:5.2f} x   asked {asked:g}: "
-            line += "yes" if ratio >= asked else "NO"
+            line += f"   looktwice {result[f'times {name}']:5.2f} x" + _asked(name, result, floors)
         print(line)
     for name in ("looktwice", "lightly, tuned"):
-        print(f"  bare step, {name:15}{result[f'bare step, {name}']:9,.0f} pictures/s")
-    workers, threads = result["lightly's best (workers, threads)"]
-    print(f"  lightly tuned: {workers} workers, {threads} threads")
+        print(f"  bare step, {name:21}{result[f'bare step, {name}']:9,.0f} pictures/s")
+    best = result["lightly's best"]
+    print(f"  lightly tuned: {best}")
     print(
         f"  looktwice end to end: {result['gflops']:.0f} GFLOP/s of "
         f"{result['sgemm_gflops']:.0f} in a large matrix product"
     )
+
+
+def _asked(name: str, result: dict[str, Any], floors: tuple[float, float]) -> str:
+    """Return what is asked of a ratio and whether it is met; nothing where nothing is asked."""
+    floor = dict(zip(PEERS, floors, strict=False)).get(name)
+    if floor is None:
+        return ""
+    return f"   asked {floor:g}: {'yes' if result[f'times {name}'] >= floor else 'NO'}"
 
 
 def main() -> None:

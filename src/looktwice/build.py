@@ -13,6 +13,7 @@ from torch import nn, optim
 from looktwice import config as configuration
 from looktwice import distributed, launched
 from looktwice import optim as optimisers
+from looktwice.allocation import keep_freed_memory
 from looktwice.augment import Policy
 from looktwice.config import Config
 from looktwice.data import Loader, Splits
@@ -174,6 +175,8 @@ def build(config: Config, splits: Splits, own: OwnMethod | None = None) -> Train
         check_tensorboard()
     device = open_device(config.train.device)
     torch.set_num_threads(config.train.threads)
+    if device.type == "cpu":
+        keep_freed_memory()
     torch.manual_seed(config.train.seed)
     policy = build_policy(config.augment)
     policy.check_channels(splits.train.channels)

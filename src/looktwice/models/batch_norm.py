@@ -97,7 +97,9 @@ class GroupedBatchNorm(nn.Module):
                 "batch-norm groups of one value leave nothing but zeros; raise train.bn_group"
             )
         parts, statistics = [], []
-        for part in x.chunk(self.grouping.num_groups):
+        # The gradient of cutting into one part would be a copy.
+        groups = self.grouping.num_groups
+        for part in x.chunk(groups) if groups > 1 else (x,):
             y, mean, inverse = torch.native_batch_norm(
                 part, self.weight, self.bias, None, None, True, 0.0, self.eps
             )

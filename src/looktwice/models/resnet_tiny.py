@@ -33,7 +33,7 @@ class BasicBlock(nn.Module):
         """Map (N, num_in, H, W) to (N, num_out, ceil(H/stride), ceil(W/stride))."""
         y = torch.relu_(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return torch.relu_(y + self.shortcut(x))
+        return torch.relu_(y.add_(self.shortcut(x)))
 
 
 @final
