@@ -238,7 +238,7 @@ def probe(rounds: int) -> dict[str, Any]:
     result: dict[str, Any] = {"tol": tols}
     print(f"\nprobe: {TRAIN:,} x {FEATURES} x {CLASSES}, {len(STRENGTHS)} strengths")
     for name, path in models.items():
-        figures = {
+        figures: dict[str, Any] = {
             "seconds": statistics.median(taken[name]),
             "excess": [
                 objective(model, train, labels, l2) / best - 1
@@ -253,7 +253,8 @@ def probe(rounds: int) -> dict[str, Any]:
         )
     ours = result["looktwice"]
     other = min((result[n] for n in runs if n != "looktwice"), key=lambda peer: peer["seconds"])
-    gaps = (abs(a - b) for a, b in zip(ours["accuracy"], other["accuracy"], strict=True))
+    pairs = zip(ours["accuracy"], other["accuracy"], strict=True)
+    gaps = [abs(float(a - b)) for a, b in pairs]
     verdict("times scikit-learn's speed", other["seconds"] / ours["seconds"], SPEED)
     verdict("objective beyond the least", max(ours["excess"]), EXCESS, at_most=True)
     verdict("points of accuracy apart", max(gaps), POINTS, at_most=True)

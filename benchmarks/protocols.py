@@ -67,7 +67,7 @@ def _measured(
     return rows, time.perf_counter() - begun
 
 
-def _compared(fast: dict[str, Any], slow: dict[str, Any]) -> dict[str, float | None]:
+def _compared(fast: dict[str, Any], slow: dict[str, Any]) -> dict[str, Any]:
     difference = 100 * (slow["accuracy"] - fast["accuracy"])
     return {
         "fast": 100 * fast["accuracy"],
