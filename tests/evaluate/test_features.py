@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from looktwice.data import open_source
+from looktwice.augment import policy
+from looktwice.data import Splits, open_source
 from looktwice.errors import BadPictureError, DataError
-from looktwice.evaluate import raw_pixels, run
+from looktwice.evaluate import Subject, cached, raw_pixels
 from looktwice.features import encode, prepare
 from looktwice.models import Encoder, EncoderSpec, build_backbone
 
@@ -84,7 +85,17 @@ def test_one_pass_over_the_pictures_serves_every_row(monkeypatch):
         return original(i)
 
     monkeypatch.setattr(source, "image", image)
-    found, kept = run._features(source, *encoders, threads=2)
+    subject = Subject(
+        name="made up",
+        encoder=encoders[0],
+        splits=Splits(source, source, None),
+        untrained=encoders[1],
+        initial=None,
+        policy=policy("simclr", size=24),
+        device=torch.device("cpu"),
+        threads=2,
+    )
+    found, kept = cached._features(subject, source)
     assert sorted(read) == list(range(300))
     assert kept.tolist() == [i for i in range(300) if i != 7]
     assert list(found) == list(expected)

@@ -140,7 +140,7 @@ def test_neighbours_are_found_once_for_all_choices(rows, labels, monkeypatch):
         return nearest(bank, queries, k)
 
     monkeypatch.setattr(protocol, "nearest", counted)
-    known = protocol._Known(torch.from_numpy(labels.train), torch.from_numpy(labels.validation), 3)
+    known = Known(torch.from_numpy(labels.train), torch.from_numpy(labels.validation), 3)
     outcome = protocol._knn(rows["encoder"], known)
     assert found == [(240, 60, 200), (300, 90, outcome.chosen["k"])]
 
