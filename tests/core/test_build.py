@@ -81,6 +81,7 @@ WITH_MARGIN = {"method.margin": 0.2, "method.semi_hard": True}
 ELSEWHERE = {
     "data.source": "test_cli: folders and names",
     "data.root": "tests/data: fashion-mnist under a root",
+    "data.alpha": "tests/data/test_pixels: transparent parts",
     "model.init": "test_models and below",
     "augment.base": "below",
     "augment.views": "test_config: policies of one's own",
