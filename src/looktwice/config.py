@@ -81,6 +81,7 @@ class DataConfig:
     max_bad: float = option(
         0.01, "share of unreadable pictures above which the run stops", low=0, high=1
     )
+    alpha: Literal["white", "black"] = option("white", "what lies under transparent parts of files")
     scaled_decoding: bool = option(True, "decode JPEGs no larger than the views need")
     threads: int = option(
         1, "threads that decode and augment (0: in the loop itself)", low=0, high=256

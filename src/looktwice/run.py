@@ -253,7 +253,7 @@ def open_data(config: DataConfig) -> Splits:
         validation_fraction=config.validation_fraction,
         test_fraction=config.test_fraction,
         seed=config.split_seed,
-    )
+    ).over(config.alpha)
 
 
 def build_policy(config: AugmentConfig) -> Policy:

@@ -83,6 +83,7 @@ ELSEWHERE = {
     "data.root": "tests/data: fashion-mnist under a root",
     "data.classes": "tests/data/test_class_lists",
     "data.download": "tests/data/test_download",
+    "data.alpha": "tests/data/test_pixels: transparent parts",
     "model.init": "test_models and below",
     "augment.base": "below",
     "augment.views": "test_config: policies of one's own",

@@ -6,14 +6,16 @@ import contextlib
 import io
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Final, Literal, final
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 Picture = NDArray[np.uint8]
+Ground = Literal["white", "black"]
+"""What lies under the transparent parts of a picture."""
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """Pillow's decoders that may see a file; the others (EPS calls Ghostscript) never do."""
@@ -31,6 +33,11 @@ long as 4/8 or longer, and 5/8, 6/8 and 7/8 longer than the whole picture.
 _SIXTEEN_BIT: Final = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 GREY_MODES: Final = ("1", "L", *_SIXTEEN_BIT)
 _ORIENTATION: Final = 0x0112
+_PNG_DEPTH: Final = 24
+"""Byte of a PNG that tells the bits a sample; its header always comes first."""
+_BITS_PER_SAMPLE: Final = 258
+_PHOTOMETRIC: Final = 262
+_WHITE_IS_ZERO: Final = 0
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -155,17 +162,19 @@ class Jpeg(Encoded):
         return top if orientation in tops else 0.0, left if orientation in lefts else 0.0
 
 
-def read(data: bytes, channels: int) -> Encoded:
+def read(data: bytes, channels: int, ground: Ground = "white") -> Encoded:
     """Read the header of a plain JPEG, and decode all other pictures.
 
     Raises:
         Exception: whatever a decoder raises for bytes that are no whole picture.
     """
-    return _read_jpeg(data, channels) or Whole(_decode_with_pillow(data, channels))
+    return _read_jpeg(data, channels) or Whole(_decode_with_pillow(data, channels, ground))
 
 
-def decode(data: bytes, channels: int) -> Picture:
-    """Decode a picture into uint8 (H, W, channels), upright, alpha over white.
+def decode(data: bytes, channels: int, ground: Ground = "white") -> Picture:
+    """Decode a picture into uint8 (H, W, channels), upright, alpha over the ground.
+
+    What each kind of file gives is in docs/pixels.md.
 
     Raises:
         Exception: whatever a decoder raises for bytes that are no whole picture.
@@ -174,7 +183,7 @@ def decode(data: bytes, channels: int) -> Picture:
     if jpeg is not None:
         with contextlib.suppress(ValueError):  # whether damage matters is for Pillow to say
             return jpeg.decode().pixels
-    return _decode_with_pillow(data, channels)
+    return _decode_with_pillow(data, channels, ground)
 
 
 def _read_jpeg(data: bytes, channels: int) -> Jpeg | None:
@@ -195,11 +204,13 @@ def _read_jpeg(data: bytes, channels: int) -> Jpeg | None:
     return Jpeg(data, channels, (height, width), orientation)
 
 
-def _decode_with_pillow(data: bytes, channels: int) -> Picture:
+def _decode_with_pillow(data: bytes, channels: int, ground: Ground) -> Picture:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         image.load()
         orientation = _orientation(image)
-        pixels = np.asarray(_flatten(image, "L" if channels == 1 else "RGB"))
+        if image.format == "PNG":
+            _mend_clear_colour(image, depth=data[_PNG_DEPTH])
+        pixels = np.asarray(_flatten(image, "L" if channels == 1 else "RGB", ground))
     return _turned(pixels.reshape(*pixels.shape[:2], channels), orientation)
 
 
@@ -222,23 +233,55 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _flatten(image: Image.Image, mode: str) -> Image.Image:
-    """Convert a loaded image to mode L or RGB: 16 bits scaled, transparent parts over white."""
+def _mend_clear_colour(image: Image.Image, depth: int) -> None:
+    """Bring the colour that a PNG names as transparent from the file's depth to the pixels'.
+
+    Pillow scales grey of 2 and 4 bits and cuts colour of 16 bits, but not that colour. Bits above
+    the depth do not count (PNG, third edition, section 11.3.1.1).
+    """
+    clear = image.info.get("transparency")
+    most = (1 << depth) - 1
+    if image.mode == "L" and clear is not None:
+        image.info["transparency"] = (clear & most) * 255 // most
+    elif image.mode == "RGB" and clear is not None:
+        image.info["transparency"] = tuple((level & most) >> max(0, depth - 8) for level in clear)
+
+
+def _flatten(image: Image.Image, mode: str, ground: Ground) -> Image.Image:
+    """Convert a loaded image to mode L or RGB: 16 bits scaled, alpha over the ground."""
     if image.mode in _SIXTEEN_BIT:
         image = _scale_16_bit(image)
     elif image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range")
     if image.has_transparency_data:
-        coloured = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, coloured).convert("RGB")
+        behind = Image.new("RGBA", image.size, ground)
+        image = Image.alpha_composite(behind, image.convert("RGBA")).convert("RGB")
     return image if image.mode == mode else image.convert(mode)
 
 
 def _scale_16_bit(image: Image.Image) -> Image.Image:
+    """Scale grey of 9 to 16 bits to the nearest of 256 levels; one level may be transparent."""
     values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
+    most, white_is_zero = _grey_range(image)
+    if values.min() < 0 or values.max() > most:
         raise ValueError(
-            f"its grey levels run from {values.min()} to {values.max()}, not 0 to 65535"
+            f"its grey levels run from {values.min()} to {values.max()}, not 0 to {most}"
         )
-    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    levels = (values * 255 + most // 2) // most
+    grey = Image.fromarray((255 - levels if white_is_zero else levels).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if clear is not None:
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _grey_range(image: Image.Image) -> tuple[int, bool]:
+    """Return the highest level a grey file may hold, and whether it is black.
+
+    A TIFF may have 12 bits, or count from white (TIFF 6.0, section 4); Pillow hands on its
+    numbers as they are.
+    """
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 65535, False
+    bits = image.tag_v2[_BITS_PER_SAMPLE][0]
+    return (1 << min(16, bits)) - 1, image.tag_v2[_PHOTOMETRIC] == _WHITE_IS_ZERO

@@ -15,7 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from looktwice.data.decoding import FORMATS, GREY_MODES, Encoded, Picture, Whole, decode, read
+from looktwice.data.decoding import (
+    FORMATS,
+    GREY_MODES,
+    Encoded,
+    Ground,
+    Picture,
+    Whole,
+    decode,
+    read,
+)
 from looktwice.errors import BadPictureError, DataError
 
 Labels = NDArray[np.int64]
@@ -67,6 +76,10 @@ class Source(ABC):
             BadPictureError: its size cannot be read.
         """
         return Whole(self.image(i))
+
+    def over(self, ground: Ground) -> Source:  # noqa: ARG002
+        """Return the source with the transparent parts of its pictures over a ground, if any."""
+        return self
 
     @abstractmethod
     def identifier(self, i: int) -> str:
@@ -152,6 +165,7 @@ class FolderSource(Source):
         channels: 1 or 3.
         labels: int64 (N,) or None.
         class_names: one a label, or None.
+        ground: what lies under transparent parts.
     """
 
     def __init__(
@@ -163,10 +177,12 @@ class FolderSource(Source):
         channels: int,
         labels: Labels | None = None,
         class_names: tuple[str, ...] | None = None,
+        ground: Ground = "white",
     ) -> None:
         super().__init__(name, channels, labels, class_names)
         self._root = root
         self._files = tuple(files)
+        self._ground = ground
         _quieten_pillow()
 
     def __len__(self) -> int:
@@ -185,9 +201,21 @@ class FolderSource(Source):
         """See `Source.encoded`."""
         return self._read_as(read, i)
 
-    def _read_as(self, make: Callable[[bytes, int], _Made], i: int) -> _Made:
+    def over(self, ground: Ground) -> Source:
+        """See `Source.over`."""
+        return FolderSource(
+            self._root,
+            self._files,
+            name=self.name,
+            channels=self.channels,
+            labels=self.labels,
+            class_names=self.class_names,
+            ground=ground,
+        )
+
+    def _read_as(self, make: Callable[[bytes, int, Ground], _Made], i: int) -> _Made:
         try:
-            return make(_read(self._root / self._files[i]), self.channels)
+            return make(_read(self._root / self._files[i]), self.channels, self._ground)
         # Decoders of untrusted bytes raise nearly anything (struct.error, KeyError, zlib.error,
         # SyntaxError, MemoryError, DecompressionBombError …); no file may end a run.
         except Exception as error:
@@ -203,6 +231,8 @@ class FolderSource(Source):
     def fingerprint(self) -> str:
         """See `Source.fingerprint`."""
         digest = hashlib.sha256(repr((self.channels, self.class_names)).encode())
+        if self._ground != "white":
+            digest.update(self._ground.encode())
         for i, file in enumerate(self._files):
             path = self._root / file
             size = path.stat().st_size if path.is_file() else -1
@@ -235,6 +265,10 @@ class _Subset(Source):
     def encoded(self, i: int) -> Encoded:
         """See `Source.encoded`."""
         return self._source.encoded(int(self._indices[i]))
+
+    def over(self, ground: Ground) -> Source:
+        """See `Source.over`."""
+        return _Subset(self._source.over(ground), self._indices)
 
     def identifier(self, i: int) -> str:
         """See `Source.identifier`."""

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from looktwice.data.decoding import Ground
 from looktwice.data.shuffle import permute
 from looktwice.data.sources import Source, subset
 from looktwice.errors import DataError, UsageError
@@ -32,6 +33,11 @@ class Splits:
     train: Source
     validation: Source
     test: Source | None
+
+    def over(self, ground: Ground) -> Splits:
+        """Return the splits with the transparent parts of all pictures over a ground."""
+        test = self.test and self.test.over(ground)
+        return Splits(self.train.over(ground), self.validation.over(ground), test)
 
 
 def carve(
