@@ -50,8 +50,10 @@ TABLE: Final = "artists.csv"
 COLUMNS: Final = ("file_name", "label", "artist", "emoji", "group")
 
 INTEGRITY: Final = {
-    "google": "sha512-ZRexfzs7MVoLnmzZmNsO4TKhnAJp5D++Vm6PpUpH/jEQQlemp3l88CjZ+DoZ2faM9R4QxZkOPJCoT8DlPhfQ3A==",
-    "twitter": "sha512-7F+uCuHH+7Qnrc15P5tnbvKkg9E6tlzi4MnT2uW1RlN4pLYTza6cP/dstIfSDMtpjFLWuZewWg8jBbuL2eyELQ==",
+    "google": "sha512-ZRexfzs7MVoLnmzZmNsO4TKhnAJp5D++Vm6PpUpH/jEQQlemp3l88"
+    "CjZ+DoZ2faM9R4QxZkOPJCoT8DlPhfQ3A==",
+    "twitter": "sha512-7F+uCuHH+7Qnrc15P5tnbvKkg9E6tlzi4MnT2uW1RlN4pLYTza6cP"
+    "/dstIfSDMtpjFLWuZewWg8jBbuL2eyELQ==",
 }
 """What npm's registry says of emoji-datasource-<artist>, by artist."""
 

@@ -142,6 +142,9 @@ def evaluate(
     weights: Annotated[
         Path | None, Parameter(help="weights of an encoder that is no run's")
     ] = None,
+    image_size: Annotated[
+        int | None, Parameter(help="side at which pictures enter such an encoder, pixels")
+    ] = None,
     variant: Annotated[
         str | None, Parameter(help="of linear: simclr, or moco's numbers (simclr)")
     ] = None,
@@ -165,7 +168,7 @@ def evaluate(
     """
     from looktwice.evaluate import PROTOCOLS, evaluate_run, evaluate_target, table
 
-    others = (protocol, data, weights, variant, seeds, epochs, out)
+    others = (protocol, data, weights, image_size, variant, seeds, epochs, out)
     run = Path(target)
     if run.is_dir() and not again and all(value is None for value in others):
         result = evaluate_run(run, device=device, seed=seed)
@@ -180,6 +183,7 @@ def evaluate(
         name,
         data=data,
         weights=weights,
+        image_size=image_size,
         out=out,
         again=again,
         device=device,

@@ -381,7 +381,7 @@ def test_orientation_of_others(kind, number):
     data = {
         "png": lambda: png(stored, GREY, before=[chunk(b"eXIf", exif)]),
         "png after": lambda: png(stored, GREY, after=[chunk(b"eXIf", exif)]),
-        "png of 16 bits": lambda: png(stored * 257, GREY, 16, before=[chunk(b"eXIf", exif)]),
+        "png of 16 bits": lambda: png(stored.astype(int) * 257, GREY, 16, before=[chunk(b"eXIf", exif)]),
         "png palette": lambda: png(stored, PALETTE, before=[chunk(b"eXIf", exif), *grey_palette]),
         "webp": lambda: pillow(stored[..., None].repeat(3, 2), "WEBP", exif=exif, **WEBP_LOSSLESS),
         "tiff": lambda: tiff([(3, 2, stored.tobytes())], entries=[(274, number)]),

@@ -15,6 +15,7 @@ from looktwice.cli import main
 from looktwice.config import flatten, resolve
 from looktwice.data import ArraySource, open_splits
 from looktwice.errors import DataError, RunError, UsageError
+from looktwice.estimator import load_encoder
 from looktwice.evaluate import PROTOCOLS, evaluate_target, finetune, layers, lost, open_subject
 from looktwice.evaluate import linear_head as linear
 from looktwice.evaluate.fitting import fingerprint
@@ -386,6 +387,19 @@ def test_an_encoder_file_is_evaluated_where_no_run_is_needed(run, splits, tmp_pa
         measure(run, splits, "knn", weights=run.encoder_file)
     with pytest.raises(UsageError, match="give --data"):
         evaluate_target(run.encoder_file, "knn", device="cpu")
+
+
+def test_an_encoder_file_looks_at_the_size_that_is_asked_for(run, tmp_path):
+    small, own = (
+        evaluate_target(run.encoder_file, "knn", data=pictures(), device="cpu", image_size=size)
+        for size in (12, None)
+    )
+    assert small.result["encoder"]["image_size"] == small.result["image_size"] == 12
+    assert own.result["image_size"] == load_encoder(run.encoder_file).spec.image_size != 12
+    accuracies = [f.result["protocols"][0]["rows"]["untrained"] for f in (small, own)]
+    assert accuracies[0] != accuracies[1]
+    with pytest.raises(UsageError, match="--image-size: the run .* has its own"):
+        evaluate_target(run.path, "knn", data=pictures(), device="cpu", image_size=12)
 
 
 def test_a_finished_result_is_kept_and_another_not_overwritten(run, splits):

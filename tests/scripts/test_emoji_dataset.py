@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import sys
 import tarfile
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -24,6 +25,7 @@ TONES = ("1F3FB", "1F3FF")
 def script():
     spec = importlib.util.spec_from_file_location("emoji_dataset", SCRIPT)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 

@@ -87,6 +87,7 @@ def evaluate_target(
     *,
     data: Data | None = None,
     weights: Path | None = None,
+    image_size: int | None = None,
     out: Path | None = None,
     again: bool = False,
     device: str = "auto",
@@ -104,6 +105,7 @@ def evaluate_target(
         protocol: one of `PROTOCOLS`.
         data: pictures; None takes those of the run.
         weights: file of a foreign encoder's weights.
+        image_size: side in pixels at which pictures enter an encoder that is no run's.
         out: another place for the result.
         again: measure anew what is there already.
         device: where networks compute; ``auto`` is the best there is.
@@ -118,13 +120,16 @@ def evaluate_target(
     """
     chosen = check_protocol(protocol)
     given = check_options(protocol, chosen, options)
-    subject = open_subject(target, data=data, weights=weights, device=device, splits=splits)
+    subject = open_subject(
+        target, data=data, weights=weights, image_size=image_size, device=device, splits=splits
+    )
     settings = {
         "protocol": protocol,
         "seed": seed,
         **given,
         "pictures_sha256": subject.splits.train.fingerprint(),
         "weights_sha256": fingerprint(subject.encoder),
+        "image_size": subject.encoder.spec.image_size,
     }
     if subject.run is not None and data is not None and subject.trained_here():
         data = None

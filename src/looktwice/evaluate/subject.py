@@ -98,6 +98,7 @@ def open_subject(
     *,
     data: Data | None = None,
     weights: Path | None = None,
+    image_size: int | None = None,
     device: str = "auto",
     splits: Splits | None = None,
 ) -> Subject:
@@ -107,6 +108,7 @@ def open_subject(
         target: a run folder, an ``encoder.safetensors`` file, or a foreign encoder.
         data: pictures to evaluate on; None takes those of the run.
         weights: file of weights for a network of another library; see `open_encoder`.
+        image_size: side in pixels at which pictures enter an encoder that is no run's.
         device: where networks compute; ``auto`` is the best there is.
         splits: the pictures of a run that was started from arrays in memory.
 
@@ -118,8 +120,11 @@ def open_subject(
     place = open_device(best_device() if device == "auto" else device)
     path = Path(target)
     if path.is_dir() and weights is None:
+        if image_size is not None:
+            raise UsageError(f"--image-size: the run {path} has its own; give its encoder file")
         return _of_run(open_run(path), data, splits, place)
-    return _foreign(str(target), weights, data, splits, place)
+    encoder = open_encoder(str(target), weights=weights, image_size=image_size)
+    return _foreign(str(target), encoder, data, splits, place)
 
 
 def _of_run(run: Run, data: Data | None, splits: Splits | None, device: torch.device) -> Subject:
@@ -166,12 +171,11 @@ def _starts(config: Config, channels: int) -> tuple[Encoder, Encoder | None]:
 
 def _foreign(
     target: str,
-    weights: Path | None,
+    encoder: Encoder,
     data: Data | None,
     splits: Splits | None,
     device: torch.device,
 ) -> Subject:
-    encoder = open_encoder(target, weights=weights)
     if data is None and splits is None:
         raise UsageError(f"no pictures named to evaluate {target} on: give --data FOLDER or NAME")
     if splits is None:
