@@ -238,7 +238,7 @@ def probe(rounds: int) -> dict[str, Any]:
     result: dict[str, Any] = {"tol": tols}
     print(f"\nprobe: {TRAIN:,} x {FEATURES} x {CLASSES}, {len(STRENGTHS)} strengths")
     for name, path in models.items():
-        figures = {
+        figures: dict[str, Any] = {
             "seconds": statistics.median(taken[name]),
             "excess": [
                 objective(model, train, labels, l2) / best - 1
