@@ -97,7 +97,8 @@ class Encoder(nn.Module):
 
     def normalize(self, pictures: Tensor) -> Tensor:
         """Map uint8 (…, C, H, W) to floats around 0, on the pictures' own device and layout."""
-        return (pictures.float() / 255 - self.mean) / self.std
+        # In place, since each further tensor costs as much as the arithmetic.
+        return pictures.to(torch.float32, copy=True).div_(255).sub_(self.mean).div_(self.std)
 
     @torch.no_grad()
     def forward(self, pictures: Tensor) -> Tensor:
