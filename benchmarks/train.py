@@ -231,7 +231,7 @@ def bare_step(name: str, side: int, batch_size: int) -> tuple[Steps, str]:
 def rate(steps: Steps, count: int, batch_size: int) -> float:
     """Return pictures a second, once buffers that filled beforehand are used up."""
     with steps() as step:
-        for _ in range(WARM_UP):
+        for _ in range(min(WARM_UP, count)):
             step()
         begun = time.perf_counter()
         for _ in range(count):
