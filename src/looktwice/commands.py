@@ -170,7 +170,7 @@ def evaluate(
 
     others = (protocol, data, weights, image_size, variant, seeds, epochs, out)
     run = Path(target)
-    if run.is_dir() and not again and all(value is None for value in others):
+    if run.is_dir() and all(value is None for value in others):  # always measured anew
         result = evaluate_run(run, device=device, seed=seed)
         written = f"written: {run}/evaluation.json"
         _finish(

@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 import looktwice
 from looktwice.augment import CenterCrop, Policy
 from looktwice.config import resolve
-from looktwice.data import Loader, open_source
+from looktwice.data import Loader, join, open_source, subset
 from looktwice.data.decoding import decode
 from looktwice.features import prepare
 from looktwice.models import EncoderSpec, build_backbone, encoder_bytes
@@ -479,3 +479,13 @@ def test_the_ground_is_an_option_that_every_split_sees(tmp_path, ground, expecte
         assert part.encoded(0).decode().pixels.tolist() == [[list(expected)]]
     as_white = open_source(tmp_path).fingerprint()
     assert (open_source(tmp_path).over(ground).fingerprint() == as_white) == (ground == "white")
+
+
+def test_the_ground_reaches_every_kind_of_source(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "clear.png").write_bytes(png([[(255, 0, 0, 0)]], TRUECOLOUR_ALPHA))
+    folder = open_source(tmp_path)
+    for source in (folder, subset(folder, np.array([1, 0])), join(folder, folder)):
+        for ground, level in (("white", 255), ("black", 0)):
+            assert source.over(ground).image(0).tolist() == [[[level] * 3]]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from looktwice import build, train
 from looktwice.checkpoint import list_checkpoints, load_checkpoint
@@ -21,9 +22,10 @@ from looktwice.evaluate import linear_head as linear
 from looktwice.evaluate.fitting import fingerprint
 from looktwice.evaluate.labels import Known, draw
 from looktwice.evaluate.linear import Standardiser, fit_path
+from looktwice.evaluate.subject import _open_other
 from looktwice.features import encode, prepare
 from looktwice.models import Encoder
-from looktwice.run import IN_MEMORY
+from looktwice.run import IN_MEMORY, open_data
 
 CLASSES = 6
 SETTINGS = {
@@ -253,6 +255,22 @@ def test_transfer_measures_other_pictures(run, splits):
         measure(run, splits, "transfer")
 
 
+def test_classes_of_a_run_are_not_asked_of_other_pictures(tmp_path):
+    for name in ("cats", "dogs", "owls"):
+        for number in range(20):
+            path = tmp_path / "own" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), 10 * number).save(path)
+    (tmp_path / "two.txt").write_text("cats\ndogs\n")
+    settings = {"data.source": str(tmp_path / "own"), "data.classes": str(tmp_path / "two.txt")}
+    config = resolve(recipe="simclr-tiny", flags=settings, environ={})
+    assert open_data(config.data).train.class_names == ("cats", "dogs")
+    images, labels = pictures()
+    np.savez(tmp_path / "other.npz", images=images, labels=labels)
+    other = _open_other(config, tmp_path / "other.npz")
+    assert other.train.class_names == tuple(map(str, range(CLASSES)))
+
+
 def test_transfer_of_an_oracle(run, splits, subject):
     """The linear probe of the protocol is the one fitted here to the encoder's features."""
     found = measure(run, splits, "linear-fast").result["protocols"][0]["rows"]["encoder"]
@@ -475,6 +493,8 @@ def test_the_command_measures_prints_and_keeps(tmp_path, capsys):
     assert main([*words, "-p", "knn", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again == json.loads((run.path / "evaluations" / "knn.json").read_text())
+    assert main([*words, "--again"]) == 0  # the proof itself is always measured anew
+    assert f"written: {run.path}/evaluation.json" in capsys.readouterr().out
     assert main([*words, "-p", "knm"]) == 2
     assert "Did you mean 'knn'?" in capsys.readouterr().err
 

@@ -326,6 +326,10 @@ class _Joined(Source):
         source, place = self._at(i)
         return source.encoded(place)
 
+    def over(self, ground: Ground) -> Source:
+        """See `Source.over`."""
+        return _Joined(self._first.over(ground), self._second.over(ground))
+
     def identifier(self, i: int) -> str:
         """See `Source.identifier`."""
         source, place = self._at(i)

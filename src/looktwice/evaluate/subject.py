@@ -156,7 +156,8 @@ def _of_run(run: Run, data: Data | None, splits: Splits | None, device: torch.de
 
 def _open_other(config: Config, data: Data) -> Splits:
     if isinstance(data, str | os.PathLike):
-        return open_data(dataclasses.replace(config.data, source=str(data)))
+        # A list of classes is one of the folder that the run was trained on.
+        return open_data(dataclasses.replace(config.data, source=str(data), classes=""))
     return open_splits(data, seed=config.data.split_seed)
 
 
