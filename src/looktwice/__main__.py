@@ -1,7 +1,5 @@
 """``python -m looktwice``."""
 
-import sys
+from looktwice.cli import command
 
-from looktwice.cli import main
-
-sys.exit(main())
+command()

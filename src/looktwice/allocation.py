@@ -1,8 +1,9 @@
-"""The C library's allocator, told that a training step allocates what the last one freed."""
+"""The C library's allocator, told what a training step does with memory."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import platform
 from typing import Final
 
@@ -21,8 +22,18 @@ def keep_freed_memory() -> None:
     that costs a CPU a tenth of its time and more (docs/measured.md). Blocks above 32 MiB still go
     back at once, so that a peak does not stay.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
-    mallopt(_M_TRIM_THRESHOLD, _NEVER)
+    if _is_glibc():
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
+        mallopt(_M_TRIM_THRESHOLD, _NEVER)
+
+
+def give_back_freed_memory() -> None:
+    """Give what this process freed and kept back to the system; does nothing without glibc."""
+    if _is_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@functools.cache
+def _is_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -40,6 +41,11 @@ app.register_install_completion_command()  # type: ignore[no-untyped-call, unuse
 for _order, (_name, _help) in enumerate(COMMANDS.items()):
     _function = "evaluate" if _name == "eval" else _name
     app.command(f"looktwice.commands:{_function}", name=_name, help=_help, sort_key=_order)
+
+
+def command() -> NoReturn:
+    """Run the command that the process was started for, and end the process."""
+    launched.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,12 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from looktwice import distributed
+from looktwice.allocation import give_back_freed_memory
 from looktwice.errors import UsageError
 from looktwice.methods import Embedded, Method, Views
 from looktwice.models import Grouping, group_batch_norm, update_running_statistics
 
 # Layers that draw random numbers would draw others in the second pass.
 _RANDOM_LAYERS = ("Dropout", "DropPath", "DropBlock", "StochasticDepth", "PatchDropout")
+
+# Pieces between which gaps in the memory are kept: less often and they grow, more often and it
+# costs time (docs/measured.md).
+_GIVE_BACK_EVERY = 16
 
 
 @final
@@ -96,7 +101,8 @@ class LargeBatch:
         if len(parts) == 1:
             online.backward(gradient)  # type: ignore[no-untyped-call]
         else:
-            for part, piece in zip(parts, torch.split(gradient, self.micro_batch), strict=True):
+            pieces = torch.split(gradient, self.micro_batch)
+            for part, piece in zip(_in_turn(parts), pieces, strict=True):
                 self._embed(part).backward(piece)  # type: ignore[no-untyped-call]
         self._sum_gradients()
         update_running_statistics(method)
@@ -107,7 +113,7 @@ class LargeBatch:
         if len(parts) == 1:
             return self._embed(parts[0])
         with torch.no_grad(), self._unrecorded():
-            return torch.cat([self._embed(part) for part in parts])
+            return torch.cat([self._embed(part) for part in _in_turn(parts)])
 
     def _embed(self, part: Views) -> Tensor:
         with self._running(part):
@@ -121,7 +127,7 @@ class LargeBatch:
         if order is not None:
             views = tuple(distributed.gather_rows(v)[order[_slice(len(v))]] for v in views)
         targets = []
-        for part in self._parts(views):
+        for part in _in_turn(self._parts(views)):
             with self._running(part):
                 target = self._method.embed_target(self._normalized(part))
             if target is None:
@@ -223,6 +229,14 @@ def fitting_micro_batch(
     group = min(int(bn_group), own)
     pieces = [n for n in range(group, own + 1, group) if own % n == 0] or [own]
     return max((n for n in pieces if n * bytes_per_picture <= budget), default=pieces[0])
+
+
+def _in_turn(parts: list[Views]) -> Iterator[Views]:
+    """Yield pieces; now and then give back the gaps that those before left in the memory."""
+    for number, part in enumerate(parts):
+        if len(parts) >= _GIVE_BACK_EVERY and number % _GIVE_BACK_EVERY == 0:
+            give_back_freed_memory()
+        yield part
 
 
 def _share(batch_size: int) -> int:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 PATIENCE: Final = 4.0
 """Seconds in which torchrun ends a process after another one failed, or that one says why."""
@@ -72,6 +72,19 @@ def tell(line: str, *, follows: bool) -> None:
             return
     name = f"process {rank()}: " if rank() else ""
     print(f"looktwice: {name}{line}", file=sys.stderr, flush=True)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with `code`.
+
+    One that fails among others ends at once: the interpreter's own end would meet the threads
+    of connections that nobody closed, which now and then abort the process and hide its code.
+    """
+    if code and world_size() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _leave_for_torchrun(line: str) -> None:

@@ -1,7 +1,10 @@
 """What cannot be trained ends all processes, with one line that says why."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -86,3 +89,21 @@ def test_bad_pictures_of_all_processes_are_counted_together(
     saved = [[p.name for p in list_checkpoints(run.checkpoints)] for run in runs]
     assert saved[0] == saved[1]
     assert runs[0].bad_files.read_bytes() == runs[1].bad_files.read_bytes()
+
+
+ABORTS = """
+import atexit, os
+from looktwice.launched import leave
+atexit.register(os.abort)  # as threads of a connection that nobody closed do now and then
+leave({code})
+"""
+
+
+@pytest.mark.parametrize(("world", "code", "ends"), [("2", 2, 2), ("1", 2, -6), ("2", 0, -6)])
+def test_a_process_that_fails_among_others_ends_with_its_own_code(world, code, ends):
+    """Alone, or after success, the interpreter ends as it always does."""
+    environ = {**os.environ, "WORLD_SIZE": world}
+    done = subprocess.run(
+        [sys.executable, "-c", ABORTS.format(code=code)], env=environ, capture_output=True
+    )
+    assert done.returncode == ends, done

@@ -41,7 +41,7 @@ def test_a_quadratic_is_solved():
         gradient = hessian @ (x - target)
         return float((x - target) @ gradient / 2), gradient
 
-    found = minimise(
+    found, _ = minimise(
         quadratic, torch.zeros(30).double(), tolerance=1e-9, max_iterations=500, noise=0
     )
     torch.testing.assert_close(found, target, atol=1e-7, rtol=0)
@@ -54,7 +54,7 @@ def test_steps_are_halved_until_the_value_falls():
         values.append(float(torch.log(torch.cosh(50 * x)).sum()))
         return values[-1], 50 * torch.tanh(50 * x)
 
-    found = minimise(
+    found, _ = minimise(
         steep, torch.tensor([0.3]).double(), tolerance=1e-6, max_iterations=100, noise=0
     )
     assert abs(float(found)) < 1e-8
@@ -69,7 +69,36 @@ def test_it_ends_when_told_or_when_nothing_falls():
         return 1.0, torch.ones(1).double()
 
     start = torch.zeros(1).double()
-    assert minimise(flat, start, tolerance=1e-6, max_iterations=9, noise=0) is start
+    assert minimise(flat, start, tolerance=1e-6, max_iterations=9, noise=0)[0] is start
     assert len(calls) == 21
-    assert minimise(flat, start, tolerance=1.0, max_iterations=9, noise=0) is start
+    assert minimise(flat, start, tolerance=1.0, max_iterations=9, noise=0)[0] is start
     assert len(calls) == 22
+
+
+def test_what_was_learnt_saves_steps_on_a_similar_problem():
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(30, 30, generator=generator, dtype=torch.float64)
+    hessian = root @ root.T / 30 + 0.1 * torch.eye(30)
+    calls = []
+
+    def towards(target):
+        def quadratic(x):
+            calls.append(x)
+            gradient = hessian @ (x - target)
+            return float((x - target) @ gradient / 2), gradient
+
+        return quadratic
+
+    def solve(target, known):
+        calls.clear()
+        start = torch.zeros(30).double()
+        found, learnt = minimise(
+            towards(target), start, tolerance=1e-6, max_iterations=500, noise=0, known=known
+        )
+        torch.testing.assert_close(found, target, atol=1e-4, rtol=0)
+        return len(calls), learnt
+
+    first, learnt = solve(torch.arange(30).double(), None)
+    again, _ = solve(torch.arange(30).double().flip(0), learnt)
+    anew, _ = solve(torch.arange(30).double().flip(0), None)
+    assert again < 0.7 * anew == 0.7 * first, (first, again, anew)

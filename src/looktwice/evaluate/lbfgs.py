@@ -8,13 +8,21 @@ thread count does not govern.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-MEMORY = 10  # steps remembered
+MEMORY = 40  # steps remembered
 SUFFICIENT = 1e-4  # share of the promised decrease that a step must bring (Armijo)
 MAX_HALVINGS = 20
+
+
+class Curvature(NamedTuple):
+    """What is known of a Hessian: steps (M, P), and how the gradient changed along each (M, P)."""
+
+    steps: Tensor
+    changes: Tensor
 
 
 def minimise(
@@ -24,8 +32,9 @@ def minimise(
     tolerance: float,
     max_iterations: int,
     noise: float,
-) -> Tensor:
-    """Return a point where no entry of the gradient is larger than ``tolerance``.
+    known: Curvature | None = None,
+) -> tuple[Tensor, Curvature]:
+    """Return a point where no gradient's entry is above ``tolerance``, and what was learnt there.
 
     Limited-memory BFGS in its compact form (Byrd, Nocedal & Schnabel 1994, theorem 2.2), with
     steps of 1 that are halved until the value falls enough. Also ends when no step lowers the
@@ -37,10 +46,13 @@ def minimise(
         tolerance: > 0.
         max_iterations: >= 0.
         noise: relative rounding of the value.
+        known: what is known of the Hessian before, from an earlier, similar problem.
     """
     point = start
     value, gradient = value_and_gradient(point)
-    steps = changes = start.new_empty(0, len(start))
+    steps, changes = known or Curvature(
+        start.new_empty(0, len(start)), start.new_empty(0, len(start))
+    )
     for _ in range(max_iterations):
         if gradient.abs().max() <= tolerance:
             break
@@ -61,7 +73,7 @@ def minimise(
         if step @ change > 0:
             steps = torch.cat([steps, step[None]])[-MEMORY:]
             changes = torch.cat([changes, change[None]])[-MEMORY:]
-    return point
+    return point, Curvature(steps, changes)
 
 
 def _newton_step(gradient: Tensor, steps: Tensor, changes: Tensor) -> Tensor:

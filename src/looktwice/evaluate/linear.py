@@ -17,13 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from looktwice.evaluate.lbfgs import minimise
+from looktwice.evaluate.lbfgs import Curvature, minimise
 
 # Largest entry of the gradient where a solution is accepted, in coordinates where the Hessian is
 # about the identity: the excess of the objective is then of the order of its square. Relative to
 # the gradient at W = 0 where that is below 1, since strong regularisation makes everything small.
-TOLERANCE = 1e-3
+TOLERANCE = 1e-4
 MAX_ITERATIONS = 500
+BLOCK = 4096  # pictures whose coordinates are in the cache together
 # Of fewer pictures than features, components below this share of the largest variance are rounding.
 RANK_TOLERANCE = 1e-10
 
@@ -136,11 +137,16 @@ class _Problem:
     def __init__(
         self, coordinates: Tensor, variances: Tensor, labels: Tensor, num_classes: int
     ) -> None:
-        self._coordinates = coordinates  # (N, R)
+        # Read twice an evaluation, the second time from the cache.
+        self._blocks = list(
+            zip(torch.split(coordinates, BLOCK), torch.split(labels, BLOCK), strict=True)
+        )
+        self._rows = torch.arange(min(BLOCK, len(labels)))
+        self._count = len(labels)
+        self._noise = torch.finfo(coordinates.dtype).eps
         self._variances = variances  # (R,) float64
-        self._labels = labels
-        self._rows = torch.arange(len(labels))
         frequencies = torch.bincount(labels, minlength=num_classes).double() / len(labels)
+        self._learnt: tuple[Curvature, float] | None = None
         # Without weights the optimal bias is the log of the class frequencies.
         weights = variances.new_zeros(num_classes, len(variances))
         self._solution = torch.cat([weights, frequencies.log()[:, None]], dim=1)
@@ -157,35 +163,65 @@ class _Problem:
             value, gradient = self._value_and_gradient(flat.view_as(self._solution) * scale, l2)
             return value, (gradient * scale).flatten()
 
-        found = minimise(
+        found, learnt = minimise(
             value_and_gradient,
             (self._solution / scale).flatten(),
             tolerance=tolerance * min(1.0, steepest),
             max_iterations=MAX_ITERATIONS,
-            noise=torch.finfo(self._coordinates.dtype).eps,
+            noise=self._noise,
+            known=self._known(l2, scale),
         )
+        self._learnt = self._rescaled(learnt, scale), l2
         self._solution = found.view_as(self._solution) * scale
         return self._solution
 
+    def _known(self, l2: float, scale: Tensor) -> Curvature | None:
+        """Return what was learnt at another strength, in coordinates divided by `scale` (C, R + 1).
+
+        It is exact there too: the Hessians differ by a multiple of the weights' identity.
+        """
+        if self._learnt is None:
+            return None
+        (steps, changes), before = self._learnt
+        steps = steps.view(-1, *self._solution.shape)
+        changes = changes.view_as(steps).clone()
+        changes[..., :-1] += (l2 - before) * steps[..., :-1]
+        return self._rescaled(Curvature(steps, changes), 1 / scale)
+
+    def _rescaled(self, curvature: Curvature, scale: Tensor) -> Curvature:
+        """Return a curvature after its coordinates were multiplied by `scale` (C, R + 1)."""
+        steps, changes = (part.view(-1, *self._solution.shape) for part in curvature)
+        return Curvature((steps * scale).flatten(1), (changes / scale).flatten(1))
+
     def _curvature(self) -> Tensor:
         """Return the mean of p (1 - p) over pictures and classes at the present solution."""
-        chances = self._scores(self._solution).softmax(dim=0)
-        return (chances * (1 - chances)).mean().double().clamp(min=1e-6)
-
-    def _scores(self, solution: Tensor) -> Tensor:
-        """Return logits (C, N), in the precision of the features."""
-        exact = solution.to(self._coordinates.dtype)
-        # Classes first: sums over a few classes are quick along the outer axis only.
-        return F.linear(self._coordinates, exact[:, :-1], exact[:, -1]).T.contiguous()
+        total = 0.0
+        for coordinates, _ in self._blocks:
+            chances = _scores(coordinates, self._solution).softmax(dim=0)
+            total += float((chances * (1 - chances)).double().sum())
+        mean = total / (self._count * len(self._solution))
+        return self._solution.new_tensor(mean).clamp(min=1e-6)
 
     def _value_and_gradient(self, solution: Tensor, l2: float) -> tuple[float, Tensor]:
         """Return f and its gradient (C, R + 1)."""
+        loss = 0.0
+        gradient = torch.zeros_like(solution)
+        for coordinates, own in self._blocks:
+            log_chances = _scores(coordinates, solution).log_softmax(dim=0)
+            own_rows = self._rows[: len(own)]
+            loss -= float(log_chances[own, own_rows].double().sum())
+            residual = log_chances.exp_()
+            residual[own, own_rows] -= 1
+            gradient[:, :-1] += residual @ coordinates
+            gradient[:, -1] += residual.double().sum(dim=1)
+        gradient /= self._count
         weights = solution[:, :-1]
-        log_chances = self._scores(solution).log_softmax(dim=0)
-        loss = -log_chances[self._labels, self._rows].double().mean()
-        residual = log_chances.exp_()
-        residual[self._labels, self._rows] -= 1
-        residual /= len(self._rows)
-        slope = (residual @ self._coordinates).double() + l2 * weights
-        gradient = torch.cat([slope, residual.double().sum(dim=1, keepdim=True)], dim=1)
-        return float(loss + l2 / 2 * weights.square().sum()), gradient
+        gradient[:, :-1] += l2 * weights
+        return loss / self._count + float(l2 / 2 * weights.square().sum()), gradient
+
+
+def _scores(coordinates: Tensor, solution: Tensor) -> Tensor:
+    """Return logits (C, N), in the precision of the coordinates (N, R)."""
+    exact = solution.to(coordinates.dtype)
+    # Classes first: sums over a few classes are quick along the outer axis only.
+    return F.linear(coordinates, exact[:, :-1], exact[:, -1]).T.contiguous()
