@@ -5,8 +5,9 @@ colour pictures, with several seeds, temperatures, batch sizes, rates and optimi
 20 steps of warm-up and 100 more, is measured as `pretrain` measures, and gets its verdict. The
 k-NN accuracies beside it come from labels that the verdict never sees.
 
-The thresholds (`metrics.health`) were chosen on the runs of --choose, whose seeds and settings
-are others, and committed before the runs of this campaign were made.
+The rules and thresholds (`metrics.health`) were chosen on the runs of --choose, whose seeds and
+settings are others, and fixed before the runs of this campaign were made, once. Seeds 11-50, on which
+earlier rules were tried and failed, are spent.
 
     python benchmarks/health.py [--choose] [--sample]
 """
@@ -69,35 +70,35 @@ class Outcome:
 
 
 HEALTHY = (
-    Case("", "simclr", "grey", 11),
-    Case("", "simclr", "grey", 12, temperature=0.2, base_lr=0.6),
-    Case("", "simclr", "grey", 13, temperature=0.1, batch_size=128),
-    Case("", "simclr", "colour", 14, batch_size=32, base_lr=2.4),
-    Case("", "simclr", "colour", 15, temperature=0.2, base_lr=0.02, optimizer="adamw"),
-    Case("", "moco", "grey", 16, temperature=0.2),
-    Case("", "moco", "grey", 17, temperature=0.1, base_lr=0.6),
-    Case("", "moco", "grey", 18, temperature=0.07, batch_size=128),
-    Case("", "moco", "colour", 19, temperature=0.2, batch_size=32),
-    Case("", "moco", "colour", 20, temperature=0.5, base_lr=2.4),
-    Case("", "moco-v3", "grey", 21),
-    Case("", "moco-v3", "grey", 22, temperature=0.2),
-    Case("", "moco-v3", "grey", 23, temperature=1.0, batch_size=128, base_lr=0.6),
-    Case("", "moco-v3", "colour", 24, temperature=0.2, batch_size=32),
-    Case("", "moco-v3", "colour", 25, base_lr=0.02, optimizer="adamw"),
-    Case("", "supcon", "grey", 26),
-    Case("", "supcon", "grey", 27, temperature=0.1),
-    Case("", "supcon", "grey", 28, temperature=0.2, batch_size=128, base_lr=0.6),
-    Case("", "supcon", "colour", 29, batch_size=32),
-    Case("", "supcon", "colour", 30, temperature=0.1, base_lr=2.4),
+    Case("", "simclr", "grey", 211),
+    Case("", "simclr", "grey", 212, temperature=0.2, base_lr=0.6),
+    Case("", "simclr", "grey", 213, temperature=0.1, batch_size=128),
+    Case("", "simclr", "colour", 214, batch_size=32, base_lr=2.4),
+    Case("", "simclr", "colour", 215, temperature=0.2, base_lr=0.02, optimizer="adamw"),
+    Case("", "moco", "grey", 216, temperature=0.2),
+    Case("", "moco", "grey", 217, temperature=0.1, base_lr=0.6),
+    Case("", "moco", "grey", 218, temperature=0.07, batch_size=128),
+    Case("", "moco", "colour", 219, temperature=0.2, batch_size=32),
+    Case("", "moco", "colour", 220, temperature=0.5, base_lr=2.4),
+    Case("", "moco-v3", "grey", 221),
+    Case("", "moco-v3", "grey", 222, temperature=0.2),
+    Case("", "moco-v3", "grey", 223, temperature=1.0, batch_size=128, base_lr=0.6),
+    Case("", "moco-v3", "colour", 224, temperature=0.2, batch_size=32),
+    Case("", "moco-v3", "colour", 225, base_lr=0.02, optimizer="adamw"),
+    Case("", "supcon", "grey", 226),
+    Case("", "supcon", "grey", 227, temperature=0.1),
+    Case("", "supcon", "grey", 228, temperature=0.2, batch_size=128, base_lr=0.6),
+    Case("", "supcon", "colour", 229, batch_size=32),
+    Case("", "supcon", "colour", 230, temperature=0.1, base_lr=2.4),
 )
 
 BROKEN = tuple(
     Case(broken, *others)
     for broken, first in (
-        ("no negatives", 31),
-        ("constant", 36),
-        ("rank 1", 41),
-        ("rate too high", 46),
+        ("no negatives", 231),
+        ("constant", 236),
+        ("rank 1", 241),
+        ("rate too high", 246),
     )
     for others in (
         ("simclr", "grey", first, 0.5),

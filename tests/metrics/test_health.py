@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from looktwice.errors import UsageError
 from looktwice.metrics import (
@@ -18,12 +19,14 @@ from looktwice.metrics import (
     invariance,
     measure_health,
 )
+from looktwice.metrics import health as module
 from looktwice.metrics.health import (
     alignment,
     collapsed_dimensions,
     effective_rank,
     infonce_bound,
     uniformity,
+    view_auc,
 )
 
 N, D, TEMPERATURE = 24, 6, 0.2
@@ -196,16 +199,18 @@ def test_shapes_are_checked(views):
         measure_health(views[0][:1], views[1][:1], TEMPERATURE)
 
 
-UNTRAINED = Health(0.99, 0.93, 0.02, -0.3, 6.0, 0.0, 128, 0.4, 0.01, 6.2, 0.05)
-LEARNED = dataclasses.replace(UNTRAINED, infonce_bound=3.1)
+UNTRAINED = Health(0.99, 0.93, 0.02, -0.3, 6.0, 0.0, 128, 0.4, 0.01, 6.2, 0.05, 0.6, 0.01)
+LEARNED = dataclasses.replace(UNTRAINED, auc=0.9)
 VERDICTS = {
     "healthy: two views of a picture are 0.80 similar, of different pictures 0.05; 61.0 of 128 "
     "dimensions in use (untrained 6.0)": dataclasses.replace(
         LEARNED, positive_similarity=0.8, negative_similarity=0.05, effective_rank=61.0
     ),
-    # 0.0283 is two standard errors of the difference of two bounds of error 0.01.
-    "healthy: ": dataclasses.replace(UNTRAINED, infonce_bound=0.429),
-    "not learning: the loss is no better": dataclasses.replace(UNTRAINED, infonce_bound=0.428),
+    # 0.0283 is two standard errors of the difference of two figures of error 0.01.
+    "healthy: ": dataclasses.replace(UNTRAINED, auc=0.629),
+    "not learning: views are told apart no better than by the untrained": dataclasses.replace(
+        UNTRAINED, auc=0.628
+    ),
     "collapsed: all pictures get nearly the same embedding (similarity 0.990": dataclasses.replace(
         LEARNED, negative_similarity=0.99
     ),
@@ -215,12 +220,12 @@ VERDICTS = {
     "collapsed: 1.7 of 128 dimensions": dataclasses.replace(
         LEARNED, negative_similarity=0.0, effective_rank=1.7
     ),
-    "not learning: the loss is at chance": dataclasses.replace(
+    "not learning: views are told apart no better than by chance": dataclasses.replace(
         UNTRAINED,
         negative_similarity=0.0,
         positive_similarity=0.01,
         effective_rank=90.0,
-        infonce_bound=-0.2,
+        auc=0.519,
     ),
     "diverged": dataclasses.replace(UNTRAINED, infonce_bound=math.nan),
 }
@@ -232,9 +237,9 @@ def test_verdict(expected):
 
 
 def test_to_be_less_bad_than_an_untrained_network_is_not_to_learn():
-    worse = dataclasses.replace(UNTRAINED, infonce_bound=-0.5)
-    guessing = dataclasses.replace(UNTRAINED, infonce_bound=0.01)
-    assert health_verdict(guessing, worse) == "not learning: the loss is at chance"
+    worse = dataclasses.replace(UNTRAINED, auc=0.4)
+    guessing = dataclasses.replace(UNTRAINED, auc=0.51)
+    assert health_verdict(guessing, worse).endswith("no better than by chance")
 
 
 def test_the_standard_error_is_that_of_pictures(views):
@@ -249,11 +254,36 @@ def test_the_standard_error_is_that_of_pictures(views):
     assert health.infonce_error == pytest.approx(of_pictures.std(ddof=1) / np.sqrt(N))
 
 
+def test_auc_is_scikit_learns_picture_by_picture(views, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 10)  # the last block is partial
+    both = np.concatenate([unit(views[0]), unit(views[1])])
+    cosine = both @ both.T
+    areas = []
+    for i in range(2 * N):
+        negatives = [j for j in range(2 * N) if j % N != i % N]
+        scores = [cosine[i, (i + N) % (2 * N)], *cosine[i, negatives]]
+        areas.append(roc_auc_score([1] + [0] * len(negatives), scores))
+    of_pictures = (np.array(areas[:N]) + areas[N:]) / 2
+    assert view_auc(*views).numpy() == pytest.approx(of_pictures)
+    health = measure_health(*views, TEMPERATURE)
+    assert health.auc == pytest.approx(of_pictures.mean())
+    assert health.auc_error == pytest.approx(of_pictures.std(ddof=1) / np.sqrt(N))
+
+
+def test_embeddings_that_are_alike_guess(views):
+    """Ties are broken neither way, also where float32 rounds them apart."""
+    constant = torch.ones(N, D) * 0.37 + 1e-7 * torch.randn(N, D)
+    assert (view_auc(constant, constant) == 0.5).all()
+    line = torch.zeros(N, D)
+    line[:, 0] = torch.tensor([1.0, -1.0]).repeat(N // 2)  # half of the others are just as near
+    assert view_auc(line, line).mean() == pytest.approx(((N - 2) / 2 + N / 2 * 2) / (2 * (N - 1)))
+
+
 def test_nobody_is_accused_before_a_hundred_steps_after_warm_up():
     constant = dataclasses.replace(
-        UNTRAINED, negative_similarity=0.999, effective_rank=1.1, infonce_bound=0.01
+        UNTRAINED, negative_similarity=0.999, effective_rank=1.1, auc=0.51
     )
-    after = dataclasses.replace(constant, infonce_bound=0.011)
+    after = dataclasses.replace(constant, auc=0.511)
     assert health_verdict(constant, constant, steps=-20).startswith("untrained")
     assert health_verdict(after, constant, steps=PATIENCE - 1).startswith("too early to tell")
     assert health_verdict(after, constant, steps=PATIENCE).startswith("collapsed")

@@ -27,14 +27,14 @@ ALIKE = 1e-6  # cosines this near 1 differ by float32's rounding alone
 BLOCK = 1024  # rows of similarities held at once
 
 # The verdict; chosen on the runs of `benchmarks/health.py --choose`. A network has learned
-# something once its bound is above both guessing and the untrained network's by this many standard
-# errors.
+# something once it tells views apart better than both guessing and the untrained network by this
+# many standard errors.
 LEARNED_ERRORS = 2.0
 # Embeddings are constant when different pictures are this similar: what is a picture's own is then
 # a tenth of its vector's length or less ...
 CONSTANT_SIMILARITY = 0.99
 # ... and collapsed, constant or not, when they use no more dimensions than this.
-COLLAPSED_RANK = 2.0
+COLLAPSED_RANK = 3.0
 # Steps after warm-up before which a run is not accused: an untrained network is often nearly
 # constant, and a warm-up moves it little.
 PATIENCE = 100
@@ -58,6 +58,9 @@ class Health:
         infonce_error: standard error of the bound over pictures, nats; negatives taken as given.
         infonce_ceiling: what the bound cannot exceed, log(2N - 1).
         top1: share of views whose other view is nearest among all 2N - 1.
+        auc: chance that a view is more like its other view than like a view of another picture,
+            0 .. 1, ties counted half: 0.5 is guessing. The temperature has no part in it.
+        auc_error: standard error of ``auc`` over pictures, the others taken as given.
     """
 
     positive_similarity: float
@@ -71,6 +74,8 @@ class Health:
     infonce_error: float
     infonce_ceiling: float
     top1: float
+    auc: float
+    auc_error: float
 
     def as_dict(self) -> dict[str, float]:
         """Return the measures by name."""
@@ -115,6 +120,27 @@ def infonce_bound(z0: Tensor, z1: Tensor, temperature: float) -> tuple[float, fl
     """
     ceiling = math.log(2 * len(z0) - 1)
     return ceiling - float(_losses(z0, z1, temperature).mean()), ceiling
+
+
+def view_auc(z0: Tensor, z1: Tensor) -> Tensor:
+    """Return how often each picture's view is more like its other view than like other pictures'.
+
+    The area under the ROC curve of cosines, positives against negatives, picture by picture (Mann &
+    Whitney 1947): the share of the 2N - 2 views of other pictures that are less like the view, ties
+    within `ALIKE` counted half; the mean of a picture's two views. (N,) float64, 0 .. 1.
+    """
+    z = torch.cat([_unit(z0), _unit(z1)])
+    partners = torch.arange(len(z), device=z.device).roll(len(z0))
+    shares = []
+    for rows in torch.split(torch.arange(len(z), device=z.device), BLOCK):
+        cosine = z[rows] @ z.T
+        positive = cosine.gather(1, partners[rows, None])
+        for own in (rows, partners[rows]):  # neither less nor alike
+            cosine.scatter_(1, own[:, None], math.inf)
+        less = (cosine < positive - ALIKE).sum(dim=1)
+        alike = ((cosine - positive).abs() <= ALIKE).sum(dim=1)
+        shares.append((less + alike / 2) / (len(z) - 2))
+    return torch.cat(shares).double().view(2, -1).mean(dim=0)
 
 
 def _losses(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
@@ -202,9 +228,10 @@ def measure_health(z0: Tensor, z1: Tensor, temperature: float) -> Health:
     ceiling = math.log(2 * count - 1)
     if not (z0.isfinite().all() and z1.isfinite().all()):
         nan = math.nan
-        return Health(nan, nan, nan, nan, nan, nan, dimensions, nan, nan, ceiling, nan)
+        return Health(nan, nan, nan, nan, nan, nan, dimensions, nan, nan, ceiling, nan, nan, nan)
     unit = torch.cat([_unit(z0), _unit(z1)])
     losses = _losses(z0, z1, temperature)
+    auc = view_auc(z0, z1)
     positive = (unit[:count] * unit[count:]).sum(dim=1)
     # All pairs at once, less each view with itself and with its positive.
     others = unit.sum(dim=0).square().sum() - unit.square().sum() - 2 * positive.sum()
@@ -220,6 +247,8 @@ def measure_health(z0: Tensor, z1: Tensor, temperature: float) -> Health:
         infonce_error=float(losses.std()) / math.sqrt(count),
         infonce_ceiling=ceiling,
         top1=contrastive_top1(z0, z1),
+        auc=float(auc.mean()),
+        auc_error=float(auc.std()) / math.sqrt(count),
     )
 
 
@@ -237,11 +266,11 @@ def health_verdict(current: Health, untrained: Health, *, steps: int = PATIENCE)
        has changed, else "too early to tell";
     3. different pictures have a cosine of `CONSTANT_SIMILARITY` or more, no dimension differs
        between pictures, or the effective rank is `COLLAPSED_RANK` or less: "collapsed";
-    4. the bound is not above both 0 (guessing) and the untrained network's by `LEARNED_ERRORS`
+    4. the AUC is not above both 0.5 (guessing) and the untrained network's by `LEARNED_ERRORS`
        standard errors of the difference, the two taken as independent: "not learning";
     5. "healthy".
 
-    Rules 3 and 4 hold for every method; but SupCon on two or three classes is asked for one or two
+    Rules 3 and 4 hold for every method; but SupCon on two to four classes is asked for one to three
     dimensions, and is then called collapsed when it is not.
 
     Args:
@@ -259,9 +288,8 @@ def health_verdict(current: Health, untrained: Health, *, steps: int = PATIENCE)
     if _is_collapsed(current):
         return _collapse(current, untrained)
     if not learned:
-        at_chance = current.infonce_bound <= LEARNED_ERRORS * current.infonce_error
-        state = "at chance" if at_chance else "no better than the untrained network's"
-        return f"not learning: the loss is {state}"
+        better_than = "by chance" if _at_chance(current) else "by the untrained network"
+        return f"not learning: views are told apart no better than {better_than}"
     return (
         f"healthy: two views of a picture are {current.positive_similarity:.2f} similar, of "
         f"different pictures {current.negative_similarity:.2f}; {_dimensions(current, untrained)}"
@@ -269,10 +297,13 @@ def health_verdict(current: Health, untrained: Health, *, steps: int = PATIENCE)
 
 
 def _has_learned(current: Health, untrained: Health) -> bool:
-    error = math.hypot(current.infonce_error, untrained.infonce_error)
-    over_untrained = current.infonce_bound - untrained.infonce_bound > LEARNED_ERRORS * error
-    over_guessing = current.infonce_bound > LEARNED_ERRORS * current.infonce_error
-    return over_untrained and over_guessing
+    error = math.hypot(current.auc_error, untrained.auc_error)
+    better = current.auc - untrained.auc > LEARNED_ERRORS * error
+    return better and not _at_chance(current)
+
+
+def _at_chance(health: Health) -> bool:
+    return health.auc - 0.5 <= LEARNED_ERRORS * health.auc_error
 
 
 def _is_collapsed(health: Health) -> bool:
