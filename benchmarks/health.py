@@ -7,7 +7,7 @@ k-NN accuracies beside it come from labels that the verdict never sees.
 
 The rules and thresholds (`metrics.health`) were chosen on the runs of --choose, whose seeds and
 settings are others, and fixed before the runs of this campaign were made, once. Seeds 11-50, on
-which earlier rules were tried and failed, are spent.
+which an earlier rule was tried and failed, are spent.
 
     python benchmarks/health.py [--choose] [--sample]
 """
