@@ -23,7 +23,7 @@ def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Find the ``k`` bank pictures of largest cosine similarity to each query.
 
     Exact: every similarity is computed, in float32, on the device of the bank. Beyond the result
-    it holds about 150 MB at k = 200, whatever the sizes of the bank and the queries.
+    it holds under 200 MB at k = 200, whatever the sizes of the bank and the queries.
 
     Args:
         bank: (N, D) features, finite.
