@@ -267,6 +267,47 @@ def demo(
     _finish({"run": str(run), "report": str(page), **result}, lines, as_json=json_)
 
 
+def study(
+    name: Annotated[
+        str | None, Parameter(help="shipped study, or a TOML file of one's own (none: list them)")
+    ] = None,
+    /,
+    *,
+    seeds: Annotated[int, Parameter(help="seeds 0, 1, …, the same for every variant")] = 3,
+    jobs: Annotated[
+        int, Parameter(alias="-j", help="runs at once, which share the cores; costs need 1")
+    ] = 1,
+    shard: Annotated[
+        str | None, Parameter(help="i/n: the i-th of n shares, for n machines with one --out")
+    ] = None,
+    budget: Annotated[float | None, Parameter(help="minutes after which no run is begun")] = None,
+    paper: Annotated[bool, Parameter(help="in the size of its source")] = False,
+    out: Annotated[
+        Path | None, Parameter(alias="-o", help="folder of all studies and their runs (studies)")
+    ] = None,
+    json_: Json = False,
+    flags: Settings = _NO_FLAGS,
+) -> None:
+    """Make the runs of a study that are missing, and put all into one table and page."""
+    from looktwice import study as studies
+
+    if name is None:
+        known = studies.study_names()
+        lines = [f"{known:22}{studies.open_study(known).title}" for known in known]
+        _finish({"studies": known}, lines, as_json=json_)
+        return
+    settings = _typed(flags)
+    data = str(settings.pop("data.source", "")) or None
+    opened = studies.open_study(name, paper=paper)
+    plan = studies.plan(opened, data=data, seeds=seeds, jobs=jobs, folder=out, settings=settings)
+    progress = sys.stderr if json_ else sys.stdout
+    failed = studies.run_study(plan, jobs=jobs, share=shard, minutes=budget, file=progress)
+    results = studies.read_results(plan, timed=jobs == 1)
+    studies.write_results(results, plan.folder)
+    lines = [studies.table(results), *(f"failed: {run}: {why}" for run, why in failed.items())]
+    _finish(studies.as_json(results), [*lines, f"written: {plan.folder}"], as_json=json_)
+
+
 def doctor(
     *,
     equivalence: Annotated[

@@ -428,19 +428,19 @@ def read_recipes(text: str, file: str) -> dict[str, Recipe]:
     header = re.match(r"(#.*\n)*", text)[0]  # type: ignore[index]
     tables = _toml(text, file)
     if "variants" not in tables:
-        values = _recipe_layer(tables, file)
+        values = checked_settings(tables, file)
         return {file.removesuffix(".toml"): Recipe(header, text[len(header) :].lstrip(), values)}
     variants = tables.pop("variants")
     name = variants.pop("name", "{variant}")
     axes = variants if name != "{variant}" else {"variant": variants}
-    shared = _recipe_layer(tables, file)
+    shared = checked_settings(tables, file)
     found = {}
     for values_of_axes in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values_of_axes, strict=True))
         where = f"{file}, variant {' '.join(chosen.values())!r}"
         merged = shared
         for layer in _variant_layers(axes, chosen, where):
-            merged = _without_cleared(merged, layer) | layer
+            merged = laid_over(merged, layer)
         texts = _header_texts(axes, chosen)
         texts["name"] = _filled(name, texts, where)
         tables_text = "\n".join(_section_lines(merged)) + "\n"
@@ -461,8 +461,8 @@ def _variant_layers(
             if other not in known:
                 hint = did_you_mean(other, known)
                 raise UsageError(f"{where}: no variant is called {other!r}, as in 'with'.{hint}")
-        alone.append(_recipe_layer(tables, where))
-        together += [_recipe_layer(beside[v], where) for v in chosen.values() if v in beside]
+        alone.append(checked_settings(tables, where))
+        together += [checked_settings(beside[v], where) for v in chosen.values() if v in beside]
     return alone + together
 
 
@@ -489,8 +489,12 @@ def _filled(text: str, texts: Mapping[str, str], where: str) -> str:
     return re.sub(r"\{([a-z_.]+)\}", text_of, text)
 
 
-def _recipe_layer(tables: Mapping[str, Any], where: str) -> dict[str, object]:
-    """Return tables by dotted key, each value checked."""
+def checked_settings(tables: Mapping[str, Any], where: str) -> dict[str, object]:
+    """Return tables of settings by dotted key, each value checked.
+
+    Raises:
+        UsageError: an unknown key, a value of a wrong type or out of range.
+    """
     values = _dotted(tables, where)
     for key, value in values.items():
         _checked(key, value, where)
@@ -551,10 +555,9 @@ def _clears(values: Mapping[str, object], key: str) -> bool:
     return names_policy and key.startswith("augment.") and key != "augment.size"
 
 
-def _without_cleared(
-    below: Mapping[str, object], values: Mapping[str, object]
-) -> dict[str, object]:
-    return {key: value for key, value in below.items() if not _clears(values, key)}
+def laid_over(below: Mapping[str, object], values: Mapping[str, object]) -> dict[str, object]:
+    """Return one layer of settings of which another, over it, takes back or replaces some."""
+    return {key: value for key, value in below.items() if not _clears(values, key)} | dict(values)
 
 
 def _with_own_policy(values: Mapping[str, object], where: str) -> dict[str, object]:

@@ -11,7 +11,7 @@ Grey pictures have no colour to lose: that task is left out. The pictures' own l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from looktwice.evaluate.cached import check_readable
 from looktwice.evaluate.labels import SplitLabels
 from looktwice.evaluate.layers import layer_features, projection_head
 from looktwice.evaluate.protocol import SplitFeatures, check, predict
-from looktwice.evaluate.scoring import entries, read_truth
+from looktwice.evaluate.scoring import Outcome, entries, read_truth
 from looktwice.evaluate.subject import Subject
 from looktwice.features import encode, prepare
 
@@ -58,12 +58,32 @@ def run(subject: Subject, *, seed: int = 0) -> dict[str, Any]:
         RunError: the run has no whole checkpoint, or a method of one's own.
         DataError: there are no test pictures, or too many cannot be read.
     """
-    head = projection_head(subject, "lost")
-    pictures, data = _pictures(subject)
+    found_pictures = pictures(subject)
+    counts = dict(zip(("train", "validation", "test"), map(len, found_pictures), strict=True))
+    data = {"name": subject.splits.train.name, **counts}
     grey = subject.splits.train.channels == 1
     found = []
-    for number, (task, (title, classes)) in enumerate(TASKS.items()):
-        if task == "colour" and grey:
+    for task, by_layer, truth in outcomes(subject, found_pictures, seed=seed):
+        title, classes = TASKS[task]
+        (entry,) = entries({task: by_layer}, truth, len(classes), titles={task: title}, seed=seed)
+        found.append({**entry, "classes": list(classes)})
+    note = {"note": "grey pictures: colour or grey is left out"} if grey else {}
+    return {"data": data, "protocols": found, **note}
+
+
+def outcomes(
+    subject: Subject, pictures: list[Tensor], *, seed: int = 0
+) -> Iterator[tuple[str, dict[str, Outcome], Numbers]]:
+    """Yield each task, what the linear probe predicts from h and from z, and the truth (T,).
+
+    Args:
+        subject: as in `run`, and with its errors.
+        pictures: of `pictures`.
+        seed: of the transformations.
+    """
+    head = projection_head(subject, "lost")
+    for number, (task, (_, classes)) in enumerate(TASKS.items()):
+        if task == "colour" and subject.splits.train.channels == 1:
             continue
         generator = np.random.default_rng([seed, number])
         labels = [generator.integers(len(classes), size=len(part)) for part in pictures]
@@ -71,13 +91,19 @@ def run(subject: Subject, *, seed: int = 0) -> dict[str, Any]:
             transformed(task, part, given, seed=seed + place)
             for place, (part, given) in enumerate(zip(pictures, labels, strict=True))
         ]
-        found.append(_entry(task, title, classes, _rows(subject, head, made), labels, seed))
-    note = {"note": "grey pictures: colour or grey is left out"} if grey else {}
-    return {"data": data, "protocols": found, **note}
+        rows = _rows(subject, head, made)
+        given = SplitLabels(*labels)
+        known = check(rows, given, classes)
+        by_layer = predict(rows, known, ("linear",), seed=seed)["linear"]
+        yield task, by_layer, read_truth(given.test, known.num_classes)
 
 
-def _pictures(subject: Subject) -> tuple[list[Tensor], dict[str, Any]]:
-    """Return the readable pictures of each split, uint8 (N, C, S, S), and what they are."""
+def pictures(subject: Subject) -> list[Tensor]:
+    """Return the readable pictures of train, validation and test, uint8 (N, C, S, S).
+
+    Raises:
+        DataError: there are no test pictures, or too many cannot be read.
+    """
     splits = subject.splits
     if splits.test is None:
         raise DataError(
@@ -89,8 +115,7 @@ def _pictures(subject: Subject) -> tuple[list[Tensor], dict[str, Any]]:
         prepared, kept = prepare(subject.encoder, part)
         check_readable(part, kept, subject.max_bad)
         found.append(prepared)
-    counts = dict(zip(("train", "validation", "test"), map(len, found), strict=True))
-    return found, {"name": splits.train.name, **counts}
+    return found
 
 
 def transformed(task: str, pictures: Tensor, labels: Numbers, *, seed: int) -> Tensor:
@@ -124,19 +149,3 @@ def _rows(subject: Subject, head: nn.Module, made: list[Tensor]) -> dict[str, Sp
     features = SplitFeatures(*(encode(subject.encoder, part) for part in made))
     layers = layer_features(features, head)
     return {"h": layers["h"], "z": layers["z"]}
-
-
-def _entry(
-    task: str,
-    title: str,
-    classes: tuple[str, ...],
-    rows: dict[str, SplitFeatures],
-    labels: list[Numbers],
-    seed: int,
-) -> dict[str, Any]:
-    given = SplitLabels(*labels)
-    known = check(rows, given, classes)
-    outcomes = {task: predict(rows, known, ("linear",), seed=seed)["linear"]}
-    truth = read_truth(given.test, known.num_classes)
-    (entry,) = entries(outcomes, truth, known.num_classes, titles={task: title}, seed=seed)
-    return {**entry, "classes": list(classes)}

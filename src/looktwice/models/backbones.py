@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ from looktwice.errors import RunError, UsageError, did_you_mean
 from looktwice.models.resnet_tiny import ResNetTiny
 from looktwice.models.weights import fit_weights, read_tensors
 
-OURS = {"resnet-tiny": ResNetTiny}
+OURS: dict[str, Callable[..., nn.Module]] = {
+    "resnet-tiny": ResNetTiny,
+    "resnet-tiny-half": partial(ResNetTiny, widths=(16, 32, 64)),
+    "resnet-tiny-double": partial(ResNetTiny, widths=(64, 128, 256)),
+}
 PUBLISHERS = ("timm:", "torchvision:")
 """What begins the name of a network, or of its published weights, in these libraries."""
 SMALL_VIEW = 64  # below this side a stem that shrinks fourfold leaves too little to look at
@@ -46,7 +51,7 @@ def build_backbone(name: str, *, channels: int, small_stem: bool, init: str = ""
         raise UsageError(f"model.init {init!r} holds another network than model.backbone {name!r}")
     weights = init.partition(":")[2] if published else ""
     if name in OURS:
-        backbone: nn.Module = OURS[name](channels, small_stem=small_stem)
+        backbone = OURS[name](channels, small_stem=small_stem)
     elif source in ("", "timm"):
         backbone = _build_timm(model, channels, weights)
     elif source in ("torchvision", "solo-learn"):

@@ -1,0 +1,28 @@
+"""Studies: grids of runs that are compared, with intervals.
+
+A study is a small TOML file (`definition`). Its runs are kept by what decides them (`store`), made
+in processes of their own (`work`, `runner`), measured (`measures`), and put into one table of
+means, intervals and differences (`statistics`, `results`).
+"""
+
+from __future__ import annotations
+
+from looktwice.study.definition import Study, Variant, open_study, read_study, study_names
+from looktwice.study.results import Results, as_json, read_results, table, write_results
+from looktwice.study.runner import Plan, plan, run_study
+
+__all__ = [
+    "Plan",
+    "Results",
+    "Study",
+    "Variant",
+    "as_json",
+    "open_study",
+    "plan",
+    "read_results",
+    "read_study",
+    "run_study",
+    "study_names",
+    "table",
+    "write_results",
+]
