@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from looktwice import config as configuration
-from looktwice.errors import RunError
+from looktwice.errors import RunError, UsageError
 
 DEMO_SOURCE, DEMO_RECIPE = "fashion-mnist-10k", "simclr-tiny"
 
@@ -280,7 +280,9 @@ def study(
     shard: Annotated[
         str | None, Parameter(help="i/n: the i-th of n shares, for n machines with one --out")
     ] = None,
-    budget: Annotated[float | None, Parameter(help="minutes after which no run is begun")] = None,
+    recipe: Annotated[
+        str | None, Parameter(alias="-r", help=f"policy's to start from ({DEMO_RECIPE})")
+    ] = None,
     paper: Annotated[bool, Parameter(help="in the size of its source")] = False,
     out: Annotated[
         Path | None, Parameter(alias="-o", help="folder of all studies and their runs (studies)")
@@ -288,16 +290,26 @@ def study(
     json_: Json = False,
     flags: Settings = _NO_FLAGS,
 ) -> None:
-    """Make the runs of a study that are missing, and put all into one table and page."""
+    """Make the runs of a study that are missing, and put all into one table and page.
+
+    --minutes: after which no run is begun. The study policy searches, for that long in all (60).
+    """
     from looktwice import study as studies
+    from looktwice.report import write_study
 
     if name is None:
-        known = studies.study_names()
-        lines = [f"{known:22}{studies.open_study(known).title}" for known in known]
-        _finish({"studies": known}, lines, as_json=json_)
+        titles = {known: studies.open_study(known).title for known in studies.study_names()}
+        titles["policy"] = "Which augmentation for these pictures? Searched for --minutes"
+        _finish(titles, [f"{known:22}{said}" for known, said in titles.items()], as_json=json_)
         return
     settings = _typed(flags)
     data = str(settings.pop("data.source", "")) or None
+    budget = float(str(settings.pop("train.minutes", 0))) or None
+    if "train.seed" in settings:
+        raise UsageError("study: give the number of --seeds, not one --seed")
+    if name == "policy":
+        _search_policy(recipe, data, budget, jobs, out, settings, as_json=json_)
+        return
     opened = studies.open_study(name, paper=paper)
     plan = studies.plan(opened, data=data, seeds=seeds, jobs=jobs, folder=out, settings=settings)
     progress = sys.stderr if json_ else sys.stdout
@@ -305,7 +317,38 @@ def study(
     results = studies.read_results(plan, timed=jobs == 1)
     studies.write_results(results, plan.folder)
     lines = [studies.table(results), *(f"failed: {run}: {why}" for run, why in failed.items())]
-    _finish(studies.as_json(results), [*lines, f"written: {plan.folder}"], as_json=json_)
+    if results.rows:
+        page = write_study(results, plan, command=_command())
+        lines.append(f"report: {page}")
+    _finish(studies.as_json(results), lines, as_json=json_)
+
+
+def _search_policy(
+    recipe: str | None,
+    data: str | None,
+    minutes: float | None,
+    jobs: int,
+    out: Path | None,
+    settings: dict[str, object],
+    *,
+    as_json: bool,
+) -> None:
+    from looktwice.study import DEFAULT_FOLDER, Search
+
+    if data is None:
+        raise UsageError("study policy: no pictures named; give --data FOLDER or NAME")
+    found = Search(
+        recipe=recipe or DEMO_RECIPE,
+        data=data,
+        minutes=60 if minutes is None else minutes,
+        folder=out or DEFAULT_FOLDER,
+        jobs=jobs,
+        settings=settings,
+        file=sys.stderr if as_json else sys.stdout,
+    ).run()
+    result = {"found": found.name, "sentence": found.sentence, "policy": found.policy}
+    lines = [found.sentence, found.policy.strip(), f"recipe: {found.recipe}"]
+    _finish(result | {"recipe": str(found.recipe)}, lines, as_json=as_json)
 
 
 def doctor(

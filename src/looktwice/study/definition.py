@@ -164,9 +164,9 @@ def open_study(name: str, *, paper: bool = False) -> Study:
 def read_study(text: str, name: str, *, where: str, paper: bool = False) -> Study:
     """Read a study from TOML.
 
-    ``recipe``, ``[settings]`` and what is compared make its runs: ``[axes]`` (every combination is a
-    variant), ``[variants]`` (listed), or ``[pairs]`` (operations, alone and in unordered pairs, on
-    one branch of two). All else has a default.
+    ``recipe``, ``[settings]`` and what is compared make its runs: ``[axes]`` (every combination is
+    a variant), ``[variants]`` (listed), or ``[pairs]`` (operations, alone and in unordered pairs,
+    on one branch of two). All else has a default.
 
     Args:
         text: TOML.

@@ -4,8 +4,8 @@
 everything chosen on validation. ``linear@48``: with pictures at 48 px. ``linear-z``: of the
 projection head's output. ``lost``: `evaluate.lost`, task by task, from h and from z.
 ``contrastive``: how often the training task was solved in the last epoch. ``bound``: the InfoNCE
-bound on held-out pictures (`evaluate.health`). ``bits``, ``histogram``: what is in the views
-(`views`). ``gradient``: see `gradients`.
+bound on held-out pictures (`evaluate.health`); ``rank``: the effective rank of their features.
+``bits``, ``histogram``: what is in the views (`views`). ``gradient``: see `gradients`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from looktwice.evaluate.protocol import SplitFeatures, check, predict
 from looktwice.evaluate.scoring import Outcome, read_truth
 from looktwice.evaluate.subject import Subject, open_subject
 from looktwice.features import encode, prepare
+from looktwice.metrics import effective_rank
 from looktwice.models import Encoder
+from looktwice.monitor import sample
 from looktwice.run import Run, read_metrics
 from looktwice.study.gradients import gradient_cosines
 from looktwice.study.views import bits_in_views, found_by_histogram
@@ -45,6 +47,7 @@ TITLES: Final[Mapping[str, str]] = {
     "contrastive": "contrastive accuracy",
     "histogram": "found by colour histogram",
     "bound": "InfoNCE bound",
+    "rank": "effective rank",
     "bits-png": "PNG size",
     "bits-pixel": "pixel entropy",
     "gradient-start": "cosine to the true gradient, before training",
@@ -55,6 +58,7 @@ TITLES: Final[Mapping[str, str]] = {
 }
 UNITS: Final[Mapping[str, str]] = {
     "bound": "nats",
+    "rank": "dimensions",
     "bits-png": "bits a picture",
     "bits-pixel": "bits a pixel",
     "gradient-start": "",
@@ -222,6 +226,11 @@ def _bound(subject: Subject, seed: int) -> dict[str, Record]:
     return {"bound": {"value": infonce["bound"], "ceiling": infonce["ceiling"]}}
 
 
+def _rank(subject: Subject, seed: int) -> dict[str, Record]:  # noqa: ARG001
+    pictures, _ = prepare(subject.encoder, sample(subject.splits.validation, health.MAX_PICTURES))
+    return {"rank": {"value": effective_rank(encode(subject.encoder, pictures).double())}}
+
+
 def _bits(subject: Subject, seed: int) -> dict[str, Record]:
     png, pixel = bits_in_views(subject.splits.validation, subject.policy, seed=seed)
     return {"bits-png": {"value": png}, "bits-pixel": {"value": pixel}}
@@ -247,6 +256,7 @@ _OTHERS: Final[Mapping[str, Callable[[Subject, int], dict[str, Record]]]] = {
     "lost": _lost,
     "contrastive": _contrastive,
     "bound": _bound,
+    "rank": _rank,
     "bits": _bits,
     "histogram": _histogram,
     "gradient": _gradient,

@@ -64,7 +64,7 @@ def plan(
     study: Study,
     *,
     data: str | None = None,
-    seeds: int = 3,
+    seeds: int | Sequence[int] = 3,
     jobs: int = 1,
     folder: Path | None = None,
     settings: Mapping[str, object] | None = None,
@@ -74,7 +74,7 @@ def plan(
     Args:
         study: what is compared.
         data: pictures; None takes those that the study names.
-        seeds: seeds 0 to this - 1, the same for every variant.
+        seeds: seeds 0 to this - 1, or these, the same for every variant.
         jobs: processes at once, which share the cores.
         folder: where studies and their runs are kept; ``studies`` by default.
         settings: dotted keys over those of the study and all its variants.
@@ -83,7 +83,8 @@ def plan(
         UsageError: no pictures named, no length in epochs or steps, or settings that contradict.
         DataError: the pictures cannot be opened.
     """
-    if seeds < 1:
+    numbers = range(seeds) if isinstance(seeds, int) else seeds
+    if not numbers:
         raise UsageError(f"--seeds is {seeds}; it must be at least 1")
     if jobs < 1:
         raise UsageError(f"--jobs is {jobs}; it must be at least 1")
@@ -98,10 +99,10 @@ def plan(
     pictures = open_data(next(iter(configs.values())).data).train.fingerprint()
     tasks = tuple(
         _task(study, name, config, seed, place / RUNS, pictures)
-        for seed in range(seeds)
+        for seed in numbers
         for name, config in configs.items()
     )
-    return Plan(study, source, tasks, seeds, place / study.name)
+    return Plan(study, source, tasks, len(numbers), place / study.name)
 
 
 def _config(study: Study, own: Mapping[str, object], over: Mapping[str, object]) -> Config:
@@ -173,7 +174,7 @@ def run_study(
     with Board(file, made, [task for task in made.tasks if not task.missing()]) as board:
         if not todo:
             return {}
-        rate = _probe(todo[0].config)
+        rate = todo[0].config, probe(todo[0].config)
         board.begin(len(todo), sum(_seconds(t.config, rate) for t in todo) / jobs, minutes)
         state = _State(todo)
         begun = time.monotonic()
@@ -236,8 +237,12 @@ def _context() -> Any:
     return context
 
 
-def _probe(config: Config) -> tuple[Config, float]:
-    """Return a configuration and how many steps a second it makes here."""
+def probe(config: Config) -> float:
+    """Return how many steps a second runs of a configuration make here, in a process of their own.
+
+    Raises:
+        RunError: whatever such a run would raise.
+    """
     ours, theirs = multiprocessing.Pipe(duplex=False)
     process = _context().Process(
         target=work.probe_in_process, args=(config, theirs, os.getpid()), daemon=True
@@ -251,7 +256,7 @@ def _probe(config: Config) -> tuple[Config, float]:
     process.join()
     if kind != "done":
         raise RunError(str(found))
-    return config, float(found)
+    return float(found)
 
 
 def _fill(

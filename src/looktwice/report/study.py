@@ -1,0 +1,241 @@
+"""The page of a study: what it shows, the figure, the table, and the runs behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from looktwice.report import charts, numbers
+from looktwice.report.templating import render_page
+from looktwice.run import Run
+from looktwice.storage import write_atomic
+from looktwice.study import Plan, Results
+from looktwice.study.measures import ENCODER, UNITS, title
+from looktwice.study.results import (
+    AGREES,
+    CANNOT_TELL,
+    DISAGREES,
+    Difference,
+    shown,
+    signed,
+)
+from looktwice.study.statistics import Estimate
+from looktwice.study.store import read_measures
+
+WARN_SEEDS = 3  # fewer seeds, and intervals say little about other seeds
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of the table; ``interval`` and ``words`` are empty where there are none."""
+
+    value: str
+    interval: str = ""
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table."""
+
+    name: str
+    reference: bool
+    baseline: bool
+    seeds: int
+    cells: tuple[Cell, ...]
+    gain: Cell
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim of the source, and what it comes to here."""
+
+    text: str
+    outcome: str
+    evidence: tuple[str, ...]
+
+
+def write_study(results: Results, plan: Plan, *, command: str) -> Path:
+    """Write ``report.html`` and ``figure.svg`` of a study; return the page's path.
+
+    Args:
+        results: of the plan's runs.
+        plan: its runs, which are linked from the page.
+        command: that makes the study again.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    folder = plan.folder
+    write_atomic(folder / "figure.svg", charts.as_file(results))
+    write_atomic(folder / "report.html", render_study(results, plan, command=command))
+    return folder / "report.html"
+
+
+def render_study(results: Results, plan: Plan, *, command: str) -> str:
+    """Return the page's text."""
+    study = results.study
+    return render_page(
+        "study.html.j2",
+        study=study,
+        headline=headline(results),
+        evidence=_evidence(results),
+        caveat=_caveat(results),
+        facts=_facts(results),
+        wide=Markup(charts.draw(results, charts.WIDE)),
+        narrow=Markup(charts.draw(results, charts.NARROW)),
+        claims=[_judged(verdict.claim.text, verdict.outcome, verdict.differences)
+                for verdict in results.verdicts],
+        measures=[_heading(measure) for measure in results.measures],
+        main=title(study.measures[0]),
+        lines=_table(results),
+        compared=_compared(results),
+        runs=_runs(plan),
+        command=command,
+    )  # fmt: skip
+
+
+def headline(results: Results) -> str:
+    """Return what the study shows, in one sentence."""
+    if not results.rows:
+        return "No run is finished yet."
+    if results.verdicts:
+        return _of_claims([verdict.outcome for verdict in results.verdicts])
+    main, reference = results.study.measures[0], results.study.reference
+    better = [
+        row.name
+        for row in results.rows
+        if (gain := row.differences.get(main)) and gain.words == "above"
+    ]
+    if better:
+        return f"Better than {reference}, by {title(main)}: {_listed(better)}."
+    return f"No variant can be told to be better than {reference}, by {title(main)}."
+
+
+def _of_claims(outcomes: Sequence[str]) -> str:
+    total = len(outcomes)
+    counts = {name: outcomes.count(name) for name in (AGREES, DISAGREES, CANNOT_TELL)}
+    parts = [
+        f"{counts[AGREES]} {'agrees' if counts[AGREES] == 1 else 'agree'}",
+        f"{counts[DISAGREES]} {'disagrees' if counts[DISAGREES] == 1 else 'disagree'}",
+        f"{counts[CANNOT_TELL]} cannot be told",
+    ]
+    kept = [part for part in parts if not part.startswith("0 ")]
+    if total == 1:
+        return {
+            AGREES: "The source's claim holds here.",
+            DISAGREES: "The source's claim does not hold here.",
+            CANNOT_TELL: "Whether the source's claim holds here cannot be told.",
+        }[outcomes[0]]
+    return f"Of {total} claims of the source, {_listed(kept)} here."
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _evidence(results: Results) -> str:
+    seeds = sorted({e.seeds for row in results.rows for e in row.estimates.values()})
+    if not seeds:
+        return ""
+    many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    word = "seed" if many == "1" else "seeds"
+    pictures = numbers.plural(results.test_pictures, "test picture")
+    on = f" and {pictures}, every class with equal weight" if results.test_pictures else ""
+    return (
+        f"{many} {word} a variant{on}. Intervals of 95 % cover both; "
+        "differences are of equal seeds and pictures, their p-values corrected by Holm's method."
+    )
+
+
+def _caveat(results: Results) -> str:
+    if results.missing:
+        return f"{numbers.plural(results.missing, 'run')} are missing: this is a part of the study."
+    seeds = [e.seeds for row in results.rows for e in row.estimates.values()]
+    if seeds and min(seeds) < WARN_SEEDS:
+        return f"With {numbers.plural(min(seeds), 'seed')}, little can be said about other seeds."
+    return ""
+
+
+def _facts(results: Results) -> list[str]:
+    study = results.study
+    return [f"data {results.data}", f"recipe {study.recipe}", f"compared with {study.reference}"]
+
+
+def _heading(measure: str) -> str:
+    unit = UNITS.get(measure, "%")
+    return f"{title(measure)}, {unit}" if unit else title(measure)
+
+
+def _table(results: Results) -> list[Line]:
+    main = results.study.measures[0]
+    rows = [(row, False) for row in results.rows] + [(row, True) for row in results.baselines]
+    return [
+        Line(
+            name=row.name,
+            reference=row.name == results.study.reference,
+            baseline=baseline,
+            seeds=max((e.seeds for e in row.estimates.values()), default=0),
+            cells=tuple(_cell(m, row.estimates.get(m)) for m in results.measures),
+            gain=_gain(main, row.differences.get(main)),
+        )
+        for row, baseline in rows
+    ]
+
+
+def _cell(measure: str, estimate: Estimate | None) -> Cell:
+    if estimate is None:
+        return Cell("")
+    value = shown(measure, estimate.mean)
+    if estimate.sd is not None:
+        value += f" ± {shown(measure, estimate.sd)}"
+    low, high = estimate.interval
+    interval = f"[{shown(measure, low)} to {shown(measure, high)}]" if low == low else ""
+    return Cell(_minus(value), _minus(interval))
+
+
+def _gain(measure: str, difference: Difference | None) -> Cell:
+    if difference is None:
+        return Cell("")
+    low, high = (signed(measure, end) for end in difference.estimate.interval)
+    value = signed(measure, difference.estimate.mean)
+    return Cell(_minus(value), _minus(f"[{low} to {high}]"), difference.words)
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", numbers.MINUS)
+
+
+def _judged(text: str, outcome: str, differences: Sequence[Difference]) -> Judged:
+    return Judged(text, outcome, tuple(_pair(d) for d in differences))
+
+
+def _pair(difference: Difference) -> str:
+    low, high = (f"{100 * end:+.1f}" for end in difference.estimate.interval)
+    return _minus(
+        f"{difference.name} − {difference.other}: {100 * difference.estimate.mean:+.1f} "
+        f"[{low} to {high}], {difference.words}"
+    )
+
+
+def _compared(results: Results) -> Mapping[str, list[str]]:
+    return {
+        title(measure): [_pair(difference) for difference in found]
+        for measure, found in results.compared.items()
+        if found
+    }
+
+
+def _runs(plan: Plan) -> list[tuple[str, int, str, str]]:
+    """Return (variant, seed, what the run reached, its folder) of every run that is there."""
+    main = plan.study.measures[0]
+    runs = []
+    for task in plan.tasks:
+        record = read_measures(Run(task.folder)).get(ENCODER, {}).get(main, {})
+        value = record.get("balanced_accuracy", record.get("value"))
+        if value is not None:
+            runs.append((task.variant, task.seed, shown(main, value), task.folder.name))
+    return runs

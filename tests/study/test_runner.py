@@ -1,0 +1,171 @@
+"""Running studies: the same table however they were interrupted, shared out or repeated."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from small_study import STUDY, made
+
+from looktwice.errors import UsageError
+from looktwice.run import Run
+from looktwice.study import as_json, open_study, plan, read_results
+from looktwice.study.runner import shard
+from looktwice.study.store import read_measures
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, pictures):
+    """A finished study: its folder, plan and results."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    planned, results, said, failed = made(folder / "s.toml", pictures, folder, text=STUDY)
+    assert failed == {}
+    return folder, planned, results, said
+
+
+def numbers(results):
+    """Everything of a table that does not depend on the clock."""
+    return as_json(results) | {"rows": [_untimed(row) for row in as_json(results)["rows"]]}
+
+
+def _untimed(row):
+    kept = {k: v for k, v in row["measures"].items() if k in ("linear", "knn")}
+    return row | {"measures": kept}
+
+
+def test_a_study_has_every_variant_seed_and_baseline(undisturbed):
+    _, _, results, said = undisturbed
+    assert [row.name for row in results.rows] == ["0.5", "1"]
+    assert [row.name for row in results.baselines] == ["raw-pixels", "untrained"]
+    assert all(row.estimates["linear"].seeds == 2 for row in (*results.rows, *results.baselines))
+    assert results.missing == 0
+    assert "2 variants, 2 seeds, 4 runs to make: about" in said
+    assert said.count("linear probe") == 4
+    difference = results.rows[1].differences["linear"]
+    ours, theirs = (row.estimates["linear"].mean for row in results.rows)
+    assert difference.estimate.mean == pytest.approx(theirs - ours)
+
+
+def test_baselines_are_measured_once_and_of_the_reference(undisturbed):
+    _, planned, _, _ = undisturbed
+    rows = {task.variant: read_measures(Run(task.folder)).keys() for task in planned.tasks}
+    assert rows["0.5"] == {"encoder", "raw-pixels", "untrained"}
+    assert rows["1"] == {"encoder"}
+
+
+def test_a_finished_study_makes_nothing_again(undisturbed, pictures):
+    folder, planned, results, _ = undisturbed
+    before = {
+        task.folder: (task.folder / "summary.json").stat().st_mtime_ns for task in planned.tasks
+    }
+    begun = time.monotonic()
+    _, again, said, _ = made(folder / "s.toml", pictures, folder)
+    assert time.monotonic() - begun < 5
+    assert "to make" not in said
+    assert numbers(again) == numbers(results)
+    assert before == {
+        task.folder: (task.folder / "summary.json").stat().st_mtime_ns for task in planned.tasks
+    }
+
+
+def test_two_jobs_and_shards_give_the_same_table(undisturbed, pictures, tmp_path):
+    _, _, results, _ = undisturbed
+    text = STUDY.replace("steps = 6", "steps = 6, threads = 1")
+    for share in ("1/2", "2/2"):
+        _, found, _, _ = made(
+            tmp_path / "s.toml", pictures, tmp_path, jobs=2, text=text, share=share
+        )
+    assert found.missing == 0
+    for ours, theirs in zip(found.rows, results.rows, strict=True):
+        # Two threads or one add in another order.
+        assert ours.estimates["linear"].mean == pytest.approx(
+            theirs.estimates["linear"].mean, abs=0.1
+        )
+
+
+@pytest.mark.parametrize("wrong", ["3/2", "0/2", "a/b", "1", "1/0"])
+def test_shares_that_are_none(wrong):
+    with pytest.raises(UsageError, match="i/n"):
+        shard([], wrong)
+
+
+def test_shards_are_all_runs_once():
+    tasks = list(range(10))
+    found = [task for i in (1, 2, 3) for task in shard(tasks, f"{i}/3")]
+    assert sorted(found) == tasks
+
+
+def test_killed_at_random_it_ends_with_the_same_table(undisturbed, pictures, tmp_path):
+    _, _, results, _ = undisturbed
+    generator = random.Random(0)
+    (tmp_path / "s.toml").write_text(STUDY)
+    command = [
+        sys.executable, "-m", "looktwice", "study", "s.toml", "--data", str(pictures), "--seeds", "2",
+        "--out", ".", "--json",
+    ]  # fmt: skip
+    kills = 0
+    for _ in range(int(os.environ.get("LOOKTWICE_STUDY_KILLS", "3"))):
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        time.sleep(generator.uniform(4, 12))
+        kills += process.poll() is None
+        if generator.random() < 0.5:
+            process.kill()  # the processes below find that it is gone
+        elif process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert kills > 0
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    planned = plan(
+        open_study(str(tmp_path / "s.toml")), data=str(pictures), seeds=2, folder=tmp_path
+    )
+    assert numbers(read_results(planned)) == numbers(results)
+    found = json.loads(done.stdout)
+    assert found["missing_runs"] == 0
+
+
+def test_a_run_that_fails_is_told_and_the_others_go_on(pictures, tmp_path):
+    text = STUDY.replace("[axes]", "[axes.rate]\nfair = {}\nwild = { optim.base_lr = 1e3 }\n[axes]")
+    text = text.replace("[axes]\naugment.strength = [0.5, 1.0]\n", "")
+    _, results, _, failed = made(
+        tmp_path / "s.toml",
+        pictures,
+        tmp_path,
+        seeds=1,
+        text=text.replace("steps = 6", "steps = 40"),
+    )
+    rows = [row.name for row in results.rows]
+    if failed:  # a rate of 250 diverges
+        assert list(failed) == ["wild, seed 0"]
+        assert "the loss is" in failed["wild, seed 0"] or "finite" in failed["wild, seed 0"]
+        assert rows == ["fair"]
+        assert results.missing == 1
+    else:
+        assert rows == ["fair", "wild"]
+
+
+def test_minutes_end_it_and_the_rest_is_said(pictures, tmp_path):
+    _, results, said, _ = made(tmp_path / "s.toml", pictures, tmp_path, text=STUDY, minutes=1e-4)
+    assert "4 runs were not begun; the same command makes them" in said
+    assert results.rows == ()
+    assert results.missing == 4
+
+
+def test_what_was_killed_before_it_was_a_run_is_begun_anew(undisturbed, pictures, tmp_path):
+    folder, planned, results, _ = undisturbed
+    shutil.copytree(folder, tmp_path / "copy")
+    victim = tmp_path / "copy" / "runs" / planned.tasks[0].folder.name
+    shutil.rmtree(victim)
+    victim.mkdir()
+    (victim / "environment.json").write_text("{")
+    _, again, _, failed = made(tmp_path / "copy" / "s.toml", pictures, tmp_path / "copy")
+    assert failed == {}
+    assert numbers(again) == numbers(results)
