@@ -190,6 +190,7 @@ def _build(case: Case, splits: Splits, rate_times: float) -> Training:
         "train.bn_group": 16 if moco else "global",
         "train.steps": STEPS,
         "train.minutes": 0.0,
+        "train.threads": torch.get_num_threads(),
     }
     config = resolve(recipe="moco-tiny" if moco else "simclr-tiny", flags=flags, environ={})
     training = build(settle(config, splits), splits)
