@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from looktwice.errors import UsageError
 from looktwice.metrics import (
+    LEARNING_PATIENCE,
     PATIENCE,
     Health,
     bound_in_blocks,
@@ -239,7 +240,9 @@ def test_verdict(expected):
 def test_to_be_less_bad_than_an_untrained_network_is_not_to_learn():
     worse = dataclasses.replace(UNTRAINED, auc=0.4)
     guessing = dataclasses.replace(UNTRAINED, auc=0.51)
-    assert health_verdict(guessing, worse).endswith("no better than by chance")
+    assert health_verdict(guessing, worse).startswith(
+        "not learning: views are told apart no better than by chance"
+    )
 
 
 def test_the_standard_error_is_that_of_pictures(views):
@@ -289,8 +292,27 @@ def test_nobody_is_accused_before_a_hundred_steps_after_warm_up():
     assert health_verdict(after, constant, steps=PATIENCE).startswith("collapsed")
     # A network that is frozen measures the same for ever, and is not called untrained for ever.
     assert health_verdict(constant, constant).startswith("collapsed")
-    assert health_verdict(UNTRAINED, UNTRAINED).startswith("not learning")
+    assert health_verdict(constant, constant, steps=1).startswith("too early to tell")
     assert health_verdict(LEARNED, UNTRAINED, steps=3).startswith("healthy")
+
+
+def test_to_have_learned_nothing_yet_is_too_early_to_tell_where_collapse_is_not():
+    """As slow as the slowest healthy run that the rule was chosen on, twice over."""
+    slow = dataclasses.replace(UNTRAINED, auc=0.615)
+    worse = dataclasses.replace(UNTRAINED, auc=0.4)
+    assert PATIENCE < LEARNING_PATIENCE
+    for learned_nothing in (slow, worse, UNTRAINED):
+        before, after = (
+            health_verdict(learned_nothing, UNTRAINED, steps=steps)
+            for steps in (LEARNING_PATIENCE - 1, LEARNING_PATIENCE)
+        )
+        assert before.startswith("too early to tell: 6.0 of 128 dimensions")
+        assert after.startswith("not learning")
+        assert after.endswith("train longer, or try another learning rate, a lower one first")
+    collapsed = dataclasses.replace(slow, effective_rank=1.1)
+    assert health_verdict(collapsed, UNTRAINED, steps=PATIENCE).startswith("collapsed")
+    # Of a run whose steps are not known, all rules hold.
+    assert health_verdict(slow, UNTRAINED).startswith("not learning")
 
 
 def test_embeddings_that_are_not_numbers_are_a_verdict_not_a_crash(views):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from looktwice.metrics.contrastive import contrastive_top1
 from looktwice.metrics.health import (
+    LEARNING_PATIENCE,
     PATIENCE,
     Health,
     bound_in_blocks,
@@ -15,6 +16,7 @@ from looktwice.metrics.health import (
 from looktwice.metrics.knn import class_votes, knn_predict, knn_scores, nearest
 
 __all__ = [
+    "LEARNING_PATIENCE",
     "PATIENCE",
     "Health",
     "bound_in_blocks",

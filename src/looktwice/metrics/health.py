@@ -35,9 +35,12 @@ LEARNED_ERRORS = 2.0
 CONSTANT_SIMILARITY = 0.99
 # ... and collapsed, constant or not, when they use no more dimensions than this.
 COLLAPSED_RANK = 3.0
-# Steps after warm-up before which a run is not accused: an untrained network is often nearly
-# constant, and a warm-up moves it little.
+# Steps after warm-up before which a run is not called collapsed: an untrained network is often
+# nearly constant, and a warm-up moves it little.
 PATIENCE = 100
+# Steps after warm-up before which to have learned nothing is no accusation: the slowest healthy
+# run that this was chosen on needed 200, twice that is granted.
+LEARNING_PATIENCE = 400
 
 
 @dataclass(frozen=True)
@@ -256,18 +259,19 @@ def _unit(z: Tensor) -> Tensor:
     return F.normalize(z.detach().double(), dim=1)
 
 
-def health_verdict(current: Health, untrained: Health, *, steps: int = PATIENCE) -> str:
+def health_verdict(current: Health, untrained: Health, *, steps: int = LEARNING_PATIENCE) -> str:
     """Say in words how training goes, relative to the untrained network.
 
     The first rule that holds decides:
 
     1. not finite: "diverged";
-    2. fewer than `PATIENCE` steps after warm-up, and 3 or 4 would hold: "untrained" where nothing
-       has changed, else "too early to tell";
+    2. measures that are the untrained network's, before warm-up has ended: "untrained";
     3. different pictures have a cosine of `CONSTANT_SIMILARITY` or more, no dimension differs
-       between pictures, or the effective rank is `COLLAPSED_RANK` or less: "collapsed";
+       between pictures, or the effective rank is `COLLAPSED_RANK` or less: "collapsed", or "too
+       early to tell" fewer than `PATIENCE` steps after warm-up;
     4. the AUC is not above both 0.5 (guessing) and the untrained network's by `LEARNED_ERRORS`
-       standard errors of the difference, the two taken as independent: "not learning";
+       standard errors of the difference, the two taken as independent: "not learning", or "too
+       early to tell" fewer than `LEARNING_PATIENCE` steps after warm-up;
     5. "healthy".
 
     Rules 3 and 4 hold for every method; but SupCon on two to four classes is asked for one to three
@@ -276,23 +280,29 @@ def health_verdict(current: Health, untrained: Health, *, steps: int = PATIENCE)
     Args:
         current: measures now.
         untrained: measures of the same network, on the same pictures, before the first step.
-        steps: taken since the end of the warm-up; below 0 within it.
+        steps: taken since the end of the warm-up; below 0 within it. Of a run that is finished or
+            unknown: the default, for which no rule is too early.
     """
     if not math.isfinite(current.infonce_bound):
         return "diverged: the embeddings are not finite numbers; lower the learning rate"
-    learned = _has_learned(current, untrained)
-    if steps < PATIENCE and (_is_collapsed(current) or not learned):
-        if current == untrained:
-            return "untrained: the measures before the first step, to compare with"
-        return f"too early to tell: {_dimensions(current, untrained)}"
+    if current == untrained and steps <= 0:
+        return "untrained: the measures before the first step, to compare with"
+    early = f"too early to tell: {_dimensions(current, untrained)}"
     if _is_collapsed(current):
-        return _collapse(current, untrained)
-    if not learned:
-        better_than = "by chance" if _at_chance(current) else "by the untrained network"
-        return f"not learning: views are told apart no better than {better_than}"
+        return early if steps < PATIENCE else _collapse(current, untrained)
+    if not _has_learned(current, untrained):
+        return early if steps < LEARNING_PATIENCE else _no_learning(current)
     return (
         f"healthy: two views of a picture are {current.positive_similarity:.2f} similar, of "
         f"different pictures {current.negative_similarity:.2f}; {_dimensions(current, untrained)}"
+    )
+
+
+def _no_learning(current: Health) -> str:
+    better_than = "by chance" if _at_chance(current) else "by the untrained network"
+    return (
+        f"not learning: views are told apart no better than {better_than}; "
+        "train longer, or try another learning rate, a lower one first"
     )
 
 
