@@ -295,7 +295,7 @@ def study(
     --minutes: after which no run is begun. The study policy searches, for that long in all (60).
     """
     from looktwice import study as studies
-    from looktwice.report import write_study
+    from looktwice.report.study import write_study
 
     if name is None:
         titles = {known: studies.open_study(known).title for known in studies.study_names()}

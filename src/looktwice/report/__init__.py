@@ -6,7 +6,6 @@ from looktwice.report.page import write_report
 from looktwice.report.preview import View, ViewSet, view_pairs
 from looktwice.report.run import operations_file, preview_file, report_run
 from looktwice.report.sheet import write_preview
-from looktwice.report.study import write_study
 
 __all__ = [
     "View",
@@ -17,5 +16,4 @@ __all__ = [
     "view_pairs",
     "write_preview",
     "write_report",
-    "write_study",
 ]

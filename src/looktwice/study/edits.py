@@ -81,7 +81,8 @@ def edits(policy: Policy, channels: int) -> Iterator[Edit]:
     for name in dict.fromkeys(present):
         yield Edit(f"without {name}", name, lambda p, n=name: p.without(n))  # type: ignore[misc]
     for step in ADDED:
-        if step.name not in present and (channels == 3 or not step.colour_only):
+        grey_alike = channels == 1 and (step.colour_only or step.name == "gray")
+        if step.name not in present and not grey_alike:
             yield Edit(f"with {step.name}", step.name, lambda p, s=step: p.then(s))  # type: ignore[misc]
     if "jitter" in present:
         for factor in STRENGTHS:
