@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from looktwice.errors import UsageError
 from looktwice.models import Encoder
 
+EQUAL = 1e-6
+"""Of a cosine: nearer to 1 than this, in float32, features have the same direction."""
+
 Score = Callable[[Tensor], Tensor]
 
 
@@ -36,9 +39,11 @@ def similarity_cam(encoder: Encoder, pictures: Tensor, others: Tensor) -> Tensor
     Raises:
         UsageError: the encoder has no feature map.
     """
-    with torch.no_grad():
-        known = encoder(others.to(encoder.mean.device))
-    return _shown(encoder, pictures, lambda h: F.cosine_similarity(h, known))
+    known, own = (encoder(many.to(encoder.mean.device)) for many in (others, pictures))
+    equal = F.cosine_similarity(own, known) > 1 - EQUAL
+    cam = _shown(encoder, pictures, lambda h: F.cosine_similarity(h, known))
+    # At the highest cosine the gradient is rounding, and would be scaled up to a whole map.
+    return torch.where(equal.cpu()[:, None, None], 0.0, cam)
 
 
 def class_cam(encoder: Encoder, pictures: Tensor, scores: Score, classes: Tensor) -> Tensor:
