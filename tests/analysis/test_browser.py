@@ -6,7 +6,7 @@ import time
 import pytest
 from playwright.sync_api import sync_playwright
 
-MARGIN, EXTENT = 28, 1000
+MARGIN, EXTENT = 28, 10_000
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def on_screen(page, data, point):
     )
 
 
-def lonely(data, least=40):
+def lonely(data, least=400):
     """A point with no other within some units."""
     places = list(zip(data["x"], data["y"], strict=True))
     return next(

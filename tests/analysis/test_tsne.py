@@ -73,7 +73,8 @@ def test_kept_neighbours_as_scikit_learn_counts_them():
     flat = torch.randn(90, 2, generator=torch.Generator().manual_seed(2)).numpy()
     own = NearestNeighbors(n_neighbors=10, metric="cosine").fit(features)
     other = NearestNeighbors(n_neighbors=10).fit(flat)
-    pairs = zip(own.kneighbors(return_distance=False), other.kneighbors(return_distance=False))
+    found = (one.kneighbors(return_distance=False) for one in (own, other))
+    pairs = zip(*found, strict=True)
     expected = np.mean([len(set(a) & set(b)) / 10 for a, b in pairs])
     assert kept_neighbours(features, flat) == pytest.approx(expected, abs=1e-12)
 

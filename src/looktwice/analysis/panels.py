@@ -183,7 +183,7 @@ def _picture(splits: Splits, points: Points, point: int) -> NDArray[np.uint8]:
 
 def _prepared(encoder: Encoder, pictures: list[NDArray[np.uint8]]) -> Tensor:
     """Return pictures as they enter an encoder, uint8 (N, C, S, S)."""
-    tensors = [torch.from_numpy(picture).permute(2, 0, 1)[None] for picture in pictures]
+    tensors = [torch.tensor(picture).permute(2, 0, 1)[None] for picture in pictures]
     return torch.cat([encoder.prepare(tensor) for tensor in tensors])
 
 

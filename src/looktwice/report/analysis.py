@@ -167,10 +167,10 @@ def headline(analysis: Analysis) -> Words:
         many = numbers.plural(len(analysis.points), "picture")
         return Words(f"{many} on a plane, by what the encoder finds alike.", f"{kept}.", CAVEAT)
     z = next((one.agreement for one in analysis.layouts if one.layer == "z"), None)
-    beside = f", in z for {_percent(z)}" if z is not None else ""
+    beside = f"in z for {_percent(z)}, " if z is not None else ""
     return Words(
-        sentence=f"The nearest picture in h is of the same class for {_percent(h.agreement)}"
-        f"{beside}; chance is {_percent(analysis.chance)}.",
+        sentence=f"For {_percent(h.agreement)} of the pictures the nearest other in h is of the "
+        f"same class; {beside}by chance for {_percent(analysis.chance)}.",
         evidence=f"Measured in the features of {numbers.plural(len(analysis.points), 'picture')}, "
         f"training pictures among them, not on the plane. {kept}.",
         caveat=CAVEAT,
@@ -183,10 +183,11 @@ def _percent(share: float) -> str:
 
 def _facts(analysis: Analysis) -> list[str]:
     many = numbers.plural(len(analysis.points), "picture")
-    whole = f", drawn from {numbers.count(analysis.total)}"
+    if len(analysis.points) < analysis.total:
+        many += f", drawn from {numbers.count(analysis.total)}"
     classes = len(analysis.points.class_names)
     return [
-        f"{analysis.data}: {many}{whole if len(analysis.points) < analysis.total else ''}",
+        f"{analysis.data.removesuffix('/train')}: {many}",
         *([numbers.plural(classes, "class", "classes")] if classes else []),
         f"t-SNE, perplexity {analysis.layouts[0].perplexity:.0f}, from the principal components",
         f"seed {analysis.seed}",

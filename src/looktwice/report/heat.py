@@ -15,7 +15,7 @@ from looktwice.report.pictures import Thumbnail, thumbnail
 if TYPE_CHECKING:
     from looktwice.analysis import Panel, Seen
 
-HEIGHTS = (112, 84)  # pixels: of a picture, on a wide page and on a telephone
+HEIGHTS = (112, 112)  # pixels: of a picture, on a wide page and on a telephone
 ORANGE = (255.0, 140.0, 0.0)  # seen on black as on white, and by colour-blind readers
 STRENGTH = 0.75  # of the colour, at most: the picture shows through
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -75,7 +75,7 @@ def overlay(pixels: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.
 
 
 def where(heat: NDArray[np.float32]) -> str:
-    """Return where most of a heat (H, W) lies, as ``upper left``; ``nowhere`` if all is 0."""
+    """Return where most of a heat (H, W) lies: ``mostly upper left``; ``nowhere`` if all is 0."""
     total = float(heat.sum())
     if total == 0:
         return "nowhere"
@@ -84,7 +84,7 @@ def where(heat: NDArray[np.float32]) -> str:
         for axis in (0, 1)
     )
     words = [_third(down, "upper", "lower"), _third(across, "left", "right")]
-    return " ".join(word for word in words if word) or "the middle"
+    return f"mostly {' '.join(word for word in words if word) or 'in the middle'}"
 
 
 def _middles(size: int) -> NDArray[np.float64]:

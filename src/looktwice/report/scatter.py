@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from looktwice.report.templating import printable, shorten
 
-EXTENT = 1000  # units a side
+EXTENT = 10_000  # units a side: fine enough to zoom in; templates/map.js has the same
 HUES = 10  # templates/map.css has as many
 GLYPHS = ("●", "○", "■")  # shapes by tens of classes: told apart beyond the hues
 UNLABELLED = -1

@@ -1,7 +1,7 @@
 "use strict";
 // A map of pictures: dots that become thumbnails when few are in sight. All state is in `start`.
 (() => {
-  const MARGIN = 28, FEW = 350, MANY = 4000, DEEPEST = 60, CELLS = 64, EXTENT = 1000, LABEL = "600 13px system-ui, sans-serif";
+  const MARGIN = 28, ROOM = 900, MANY = 4000, DEEPEST = 60, CELLS = 64, EXTENT = 10000, LABEL = "600 13px system-ui, sans-serif";
   const reach = { mouse: 14, pen: 18, touch: 28 };
   const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
@@ -49,8 +49,9 @@
       pen.clearRect(0, 0, width, height);
       const seen = [];
       for (let i = 0; i < count; i++) if (shown(i) && inside(i)) seen.push(i);
-      if (seen.length <= FEW && sheet.complete) drawThumbnails(seen); else drawDots(seen);
-      if (seen.length > FEW || count <= FEW) drawLabels();
+      const few = seen.length * ROOM <= width * height; // square pixels a picture, so that most are seen
+      if (few && sheet.complete) drawThumbnails(seen); else drawDots(seen);
+      if (!few) drawLabels();
       place();
     }
 
@@ -90,7 +91,8 @@
       const taken = [];
       pen.font = LABEL; pen.textAlign = "center"; pen.textBaseline = "middle"; pen.lineJoin = "round";
       for (const [name, ax, ay] of anchors) {
-        if (hidden.has(name)) continue;
+        const inSight = left + ax * scale > 0 && left + ax * scale < width;
+        if (hidden.has(name) || !inSight) continue;
         const half = pen.measureText(classes[name]).width / 2;
         const px = Math.max(half + 4, Math.min(width - half - 4, left + ax * scale)), py = top + ay * scale;
         if (taken.some(([qx, qy, other]) => Math.abs(px - qx) < half + other + 4 && Math.abs(py - qy) < 16)) continue;
