@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from looktwice.analysis.cam import check_map
 from looktwice.analysis.panels import Panel, cam_panels
 from looktwice.analysis.points import SPLITS, Points, read_points
 from looktwice.analysis.tsne import Flat, agreement, kept_neighbours, perplexity_of, tsne
@@ -97,6 +98,8 @@ def analyze(
     """
     encoders = {subject.name: subject.encoder, **(against or {})}
     splits = subject.splits
+    for encoder in encoders.values() if cam else ():
+        check_map(encoder)
     points = read_points(
         splits, encoders, count, seed=seed, max_bad=subject.max_bad, threads=subject.threads
     )

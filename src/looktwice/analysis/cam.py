@@ -58,8 +58,18 @@ def class_cam(encoder: Encoder, pictures: Tensor, scores: Score, classes: Tensor
     Returns, Raises:
         As `similarity_cam`.
     """
-    chosen = classes.to(encoder.mean.device)[:, None]
-    return _shown(encoder, pictures, lambda h: scores(h).gather(1, chosen)[:, 0])
+
+    def score(h: Tensor) -> Tensor:
+        found = scores(h)
+        return found.gather(1, classes[:, None].to(found.device))[:, 0]
+
+    return _shown(encoder, pictures, score)
+
+
+def check_map(encoder: Encoder) -> None:
+    """Raise UsageError where an encoder has no feature map, before anything is computed."""
+    side, channels = encoder.spec.image_size, encoder.spec.channels
+    last_map(encoder.backbone, torch.zeros(1, channels, side, side, device=encoder.mean.device))
 
 
 def _shown(encoder: Encoder, pictures: Tensor, score: Score) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -87,6 +87,12 @@ def where(heat: NDArray[np.float32]) -> str:
     return f"mostly {' '.join(word for word in words if word) or 'in the middle'}"
 
 
+def _equally_large(square: Thumbnail) -> Thumbnail:
+    """Show a square picture at the height of all others: its heat is smooth anyway."""
+    side = HEIGHTS[0]
+    return replace(square, width=side, narrow_width=side, crisp=square.width == side)
+
+
 def _middles(size: int) -> NDArray[np.float64]:
     return (np.arange(size) + 0.5) / size
 
@@ -98,7 +104,7 @@ def _third(place: float, low: str, high: str) -> str:
 
 def _shown(seen: Seen, *, named: bool) -> ShownHeat:
     return ShownHeat(
-        picture=thumbnail(overlay(seen.pixels, seen.heat), *HEIGHTS),
+        picture=_equally_large(thumbnail(overlay(seen.pixels, seen.heat), *HEIGHTS)),
         encoder=PurePath(seen.encoder).name if named else "",
         words=seen.words,
         where=where(seen.heat),

@@ -1,7 +1,7 @@
 "use strict";
 // A map of pictures: dots that become thumbnails when few are in sight. All state is in `start`.
 (() => {
-  const MARGIN = 28, ROOM = 900, MANY = 4000, DEEPEST = 60, CELLS = 64, EXTENT = 10000, LABEL = "600 13px system-ui, sans-serif";
+  const MARGIN = 28, LEAST = 18, MANY = 4000, DEEPEST = 60, CELLS = 64, EXTENT = 10000, LABEL = "600 13px system-ui, sans-serif";
   const reach = { mouse: 14, pen: 18, touch: 28 };
   const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
@@ -12,7 +12,7 @@
     const thumb = find("thumb"), sheet = find("sheet"), status = find("status");
     const boxes = [...figure.querySelectorAll(".map-filter input")];
     const count = x.length, hidden = new Set(), pen = canvas.getContext("2d");
-    const fingers = new Map();
+    const fingers = new Map(), gap = usualGap();
     let width = 0, height = 0, whole = 1, scale = 1, left = 0, top = 0, density = 1;
     let colours = {}, chosen = -1, pending = false, moved = false;
 
@@ -37,6 +37,17 @@
       return best;
     }
 
+    // How far apart neighbours usually are: what room a thumbnail has without hiding others.
+    function usualGap() {
+      const gaps = [];
+      for (let i = 0; i < count; i += Math.ceil(count / 300)) {
+        let least = Infinity;
+        for (let j = 0; j < count; j++) if (j !== i) least = Math.min(least, (x[i] - x[j]) ** 2 + (y[i] - y[j]) ** 2);
+        gaps.push(Math.sqrt(least));
+      }
+      return 1.6 * gaps.sort((a, b) => a - b)[gaps.length >> 1];
+    }
+
     function readColours() {
       const style = getComputedStyle(figure);
       colours = { paper: style.getPropertyValue("--paper"), ink: style.getPropertyValue("--ink") };
@@ -49,9 +60,8 @@
       pen.clearRect(0, 0, width, height);
       const seen = [];
       for (let i = 0; i < count; i++) if (shown(i) && inside(i)) seen.push(i);
-      const few = seen.length * ROOM <= width * height; // square pixels a picture, so that most are seen
-      if (few && sheet.complete) drawThumbnails(seen); else drawDots(seen);
-      if (!few) drawLabels();
+      const size = Math.min(72, 2 * side, gap * scale);
+      if (size >= Math.min(LEAST, side) && sheet.complete) drawThumbnails(seen, size); else { drawDots(seen); drawLabels(); }
       place();
     }
 
@@ -75,9 +85,7 @@
       pen.globalAlpha = 1;
     }
 
-    function drawThumbnails(seen) {
-      const room = Math.sqrt((width * height) / Math.max(1, seen.length));
-      const size = Math.max(14, Math.min(2 * side, 72, room * 0.75));
+    function drawThumbnails(seen, size) {
       pen.imageSmoothingEnabled = side > 32;
       for (const i of seen) {
         const px = Math.round(across(i) - size / 2), py = Math.round(down(i) - size / 2);
