@@ -159,6 +159,42 @@ def test_keyboard_walks_from_picture_to_picture_and_says_where(page, visit, page
     assert not opened.locator(".map-tip").is_visible()
 
 
+def test_a_tap_shows_the_picture_and_one_finger_scrolls_the_whole_map(page, chromium, page_data):
+    context = chromium.new_context(
+        viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True
+    )
+    opened, data = context.new_page(), page_data(page)
+    opened.goto(page.as_uri())
+    opened.locator(".map.live").wait_for()
+    point = lonely(data)
+    opened.touchscreen.tap(*on_screen(opened, data, point))
+    opened.locator(".map-tip").wait_for()
+    assert opened.locator(".map-name").text_content() == data["names"][point]
+    action = "getComputedStyle(document.querySelector('.map-stage')).touchAction"
+    assert opened.evaluate(action) == "pan-y"
+    opened.get_by_role("button", name="zoom in").tap()
+    assert opened.evaluate(action) == "none"
+    context.close()
+
+
+def test_close_up_dots_become_pictures(tmp_path, make_analysis, write_page, visit, page_data):
+    page = write_page(tmp_path / "many.html", make_analysis(1500))
+    opened, data = visit(page), page_data(page)
+    opened.evaluate(
+        "() => { window.copied = 0; const own = CanvasRenderingContext2D.prototype.drawImage;"
+        "CanvasRenderingContext2D.prototype.drawImage = function (...a) {"
+        "if (this.canvas.className === 'map-canvas') window.copied++; return own.apply(this, a) } }"
+    )
+    opened.mouse.move(*on_screen(opened, data, 0))
+    opened.mouse.wheel(0, -20)
+    opened.wait_for_timeout(100)
+    assert opened.evaluate("copied") == 0
+    for _ in range(12):
+        opened.mouse.wheel(0, -120)
+    opened.wait_for_timeout(100)
+    assert opened.evaluate("copied") > 0
+
+
 def test_hostile_names_and_classes_are_text(
     tmp_path, make_analysis, write_page, visit, page_data, hostile_names
 ):

@@ -112,7 +112,7 @@ def _apart(anchors: Sequence[tuple[int, int, str]]) -> tuple[Label, ...]:
         centre = min(max(x * NARROW / EXTENT, half), NARROW - half)
         for step in (0, -1, 1, -2, 2):
             middle = y * NARROW / EXTENT + step * LINE
-            if all(
+            if LINE / 2 <= middle <= NARROW - LINE / 2 and all(
                 abs(centre - other) > half + room or abs(middle - height) >= LINE
                 for other, height, room in placed
             ):
