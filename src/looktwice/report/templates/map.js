@@ -1,7 +1,7 @@
 "use strict";
 // A map of pictures: dots that become thumbnails when few are in sight. All state is in `start`.
 (() => {
-  const MARGIN = 28, LEAST = 18, MANY = 4000, DEEPEST = 60, CELLS = 64, EXTENT = 10000, LABEL = "600 13px system-ui, sans-serif";
+  const MARGIN = 28, LEAST = 20, MANY = 4000, DEEPEST = 60, CELLS = 64, EXTENT = 10000, LABEL = "600 13px system-ui, sans-serif";
   const reach = { mouse: 14, pen: 18, touch: 28 };
   const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
@@ -37,7 +37,7 @@
       return best;
     }
 
-    // How far apart neighbours usually are: what room a thumbnail has without hiding others.
+    // The room of a thumbnail, in units: a few times what the nearest others are apart, so that most show.
     function usualGap() {
       const gaps = [];
       for (let i = 0; i < count; i += Math.ceil(count / 300)) {
@@ -45,7 +45,7 @@
         for (let j = 0; j < count; j++) if (j !== i) least = Math.min(least, (x[i] - x[j]) ** 2 + (y[i] - y[j]) ** 2);
         gaps.push(Math.sqrt(least));
       }
-      return 1.6 * gaps.sort((a, b) => a - b)[gaps.length >> 1];
+      return 3 * gaps.sort((a, b) => a - b)[gaps.length >> 1];
     }
 
     function readColours() {
