@@ -206,6 +206,15 @@ def test_without_labels_there_is_a_map_and_no_shares(subject, splits):
     assert headline(analysis).sentence.startswith("52 pictures on a plane")
 
 
+def test_a_collapsed_encoder_is_told(subject):
+    for parameter in subject.encoder.backbone.parameters():
+        parameter.data.zero_()
+    subject.encoder.backbone.map.bias.data.fill_(1)
+    subject.encoder.backbone.forward = lambda x: subject.encoder.backbone.map(x).mean(dim=(2, 3))
+    with pytest.raises(DataError, match="collapsed"):
+        analyze(subject)
+
+
 def test_overlay_keeps_the_picture_where_nothing_is_hot():
     pixels = np.full((2, 2, 3), (255, 0, 0), np.uint8)
     heat = np.array([[0, 1], [0, 0]], np.float32)

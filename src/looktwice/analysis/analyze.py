@@ -103,17 +103,17 @@ def analyze(
     points = read_points(
         splits, encoders, count, seed=seed, max_bad=subject.max_bad, threads=subject.threads
     )
-    panels = cam_panels(points, splits, encoders, seed=seed) if cam else []
     h = points.features[subject.name]
     z, missing = _embeddings(subject, h)
     named = {"h": h} if z is None else {"h": h, "z": z}
+    layouts = tuple(_layout(layer, x, points, seed) for layer, x in named.items())
     return Analysis(
         name=subject.name,
         data=splits.train.name,
         points=points,
-        layouts=tuple(_layout(layer, x, points, seed) for layer, x in named.items()),
+        layouts=layouts,
         chance=_chance(points) if points.labelled else None,
-        panels=tuple(panels),
+        panels=tuple(cam_panels(points, splits, encoders, seed=seed)) if cam else (),
         neighbours=_neighbours(points, h, len(splits.train), seed) if points.labelled else None,
         encoders=tuple(encoders),
         total=sum(len(part) for part in (splits.train, splits.validation, splits.test) if part),

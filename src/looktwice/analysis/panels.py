@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from looktwice.analysis.cam import Score, class_cam, similarity_cam
 from looktwice.analysis.points import Points
 from looktwice.data import Source, Splits
 from looktwice.evaluate.linear import LinearModel, Standardiser, fit_path
+from looktwice.features import encode
 from looktwice.metrics import nearest
 from looktwice.models import Encoder
 
@@ -109,7 +111,8 @@ def _seen(
     """Return what one encoder sees: a list of pictures for each score."""
     inputs, others = (_prepared(encoder, many) for many in (pictures, neighbours))
     pixels = inputs.permute(0, 2, 3, 1).contiguous().numpy()
-    cosine = torch.nn.functional.cosine_similarity(encoder(inputs), encoder(others)).tolist()
+    h, known = (encode(encoder, x) for x in (inputs, others))
+    cosine = F.cosine_similarity(h, known).tolist()
     made = partial(_rows, name, pixels)
     found = [
         made(
