@@ -29,6 +29,7 @@ bench: .venv/developing
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/equal_time.py
 	$(BIN)/python benchmarks/evaluate.py
+	$(BIN)/python benchmarks/analysis.py
 
 proof: .venv/installed
 	$(BIN)/python benchmarks/quality.py

@@ -6,6 +6,7 @@ Whatever takes long to import is imported in the command that uses it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shlex
@@ -206,6 +207,55 @@ def report(run: RunFolder, /, *, json_: Json = False) -> None:
 
     page = report_run(run)
     _finish({"report": str(page)}, [f"report: {page}"], as_json=json_)
+
+
+def analyze(
+    target: Annotated[
+        str, Parameter(help="run folder, encoder.safetensors, or timm:NAME and others")
+    ],
+    /,
+    *,
+    data: Annotated[
+        str | None, Parameter(alias="-d", help="other pictures than the run's, labelled or not")
+    ] = None,
+    weights: Annotated[
+        Path | None, Parameter(help="weights of an encoder that is no run's")
+    ] = None,
+    image_size: Annotated[
+        int | None, Parameter(help="side at which pictures enter such an encoder, pixels")
+    ] = None,
+    out: Annotated[
+        Path | None, Parameter(alias="-o", help="new folder (RUN/analysis, else analysis-001, …)")
+    ] = None,
+    count: Annotated[int, Parameter(alias="-n", help="pictures on the map, 8 to 20000")] = 10_000,
+    against: Annotated[
+        str | None, Parameter(help="another run or encoder, to explain the same pictures")
+    ] = None,
+    cam: Annotated[
+        bool, Parameter(negative="--no-cam", help="explain pictures (needs a feature map)")
+    ] = True,
+    device: Device = "auto",
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """Draw what an encoder makes of pictures: t-SNE, a map to walk through, where it looks."""
+    from looktwice.report.analysis import analyze_target
+
+    with contextlib.redirect_stdout(sys.stderr):  # what a foreign encoder's loading says
+        page = analyze_target(
+            target,
+            data=data,
+            weights=weights,
+            image_size=image_size,
+            out=out,
+            count=count,
+            against=against,
+            cam=cam,
+            device=device,
+            seed=seed,
+            command=_command(),
+        )
+    _finish({"analysis": str(page)}, [f"analysis: {page}"], as_json=json_)
 
 
 def preview(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from looktwice.report import boxes, figures, gallery, numbers
 
+TEMPLATES = Path(__file__).parent / "templates"
 BAD_FILES_SHOWN = 200
 UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls, but for tab and newline
@@ -46,7 +50,7 @@ def _templates() -> jinja2.Environment:
     templates = jinja2.Environment(
         autoescape=True,
         finalize=printable,
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
@@ -63,10 +67,14 @@ def _templates() -> jinja2.Environment:
         "shorten": shorten,
     }
     templates.filters.update(helpers)
+    script = (TEMPLATES / "map.js").read_text("utf-8")
+    digest = hashlib.sha256(script.encode()).digest()
     templates.globals.update(
         badge_height=boxes.BADGE_HEIGHT,
         bad_files_shown=BAD_FILES_SHOWN,
         line_widths=gallery.line_widths,
+        map_script_hash=base64.b64encode(digest).decode("ascii"),
+        map_script_text=Markup(script),
         panel_height=figures.PANEL_HEIGHT,
     )
     return templates
