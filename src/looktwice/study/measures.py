@@ -23,7 +23,7 @@ from looktwice.data import Source, Splits
 from looktwice.errors import UsageError, did_you_mean
 from looktwice.evaluate import health, layers, lost
 from looktwice.evaluate.features import raw_pixels
-from looktwice.evaluate.labels import SplitLabels
+from looktwice.evaluate.labels import SplitLabels, amount_title
 from looktwice.evaluate.protocol import SplitFeatures, check, predict
 from looktwice.evaluate.scoring import Outcome, read_truth
 from looktwice.evaluate.subject import Subject, open_subject
@@ -78,6 +78,13 @@ def check_measures(names: Iterable[str], where: str) -> None:
             raise UsageError(f"{where}: no measure is called {name!r}.{did_you_mean(name, known)}")
 
 
+def parts(name: str) -> Callable[[str], bool]:
+    """Return what tells the records of a measure: several begin with its name and a dash."""
+    if name in ("lost", "bits", "gradient"):
+        return lambda record: record.startswith(f"{name}-")
+    return lambda record: record == name
+
+
 def is_score(name: str, *, of_features: bool = False) -> bool:
     """Return whether a measure is an accuracy on labelled test pictures (of features, not of z)."""
     found = _SCORE.fullmatch(name)
@@ -99,9 +106,7 @@ def title(name: str) -> str:
             return f"{lost.TASKS[task][0]}, from {layer}"
         return TITLES.get(name, name)
     protocol, z, side = found.groups()
-    words = TITLES.get(protocol) or protocol.replace("labels-", "labels a class: ").replace(
-        "percent-", "% of labels: "
-    )
+    words = TITLES.get(protocol) or amount_title(protocol)
     return words + (" on z" if z else "") + (f", tested at {side} px" if side else "")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from looktwice.run import Run
 from looktwice.storage import write_atomic
 from looktwice.study.definition import Claim, Study
-from looktwice.study.measures import BASELINES, ENCODER, UNITS, title
+from looktwice.study.measures import BASELINES, ENCODER, UNITS, parts, title
 from looktwice.study.runner import Plan
 from looktwice.study.statistics import Estimate, holm, over_pictures, over_seeds
 from looktwice.study.store import read_measures
@@ -172,12 +172,14 @@ def _by_variant(plan: Plan) -> dict[str, list[Task]]:
 
 
 def _by_measure(tasks: Sequence[Task], row: str) -> dict[str, dict[int, Any]]:
-    """Return the records of a row by measure and seed."""
+    """Return the records of a row by measure and seed, those that the study asks for."""
     found: dict[str, dict[int, Any]] = {}
     for task in tasks:
+        asked = [parts(name) for name in (*task.wanted.get(row, ()), *COSTS)]
         if Run(task.folder).summary_file.exists():
             for measure, record in read_measures(Run(task.folder)).get(row, {}).items():
-                found.setdefault(measure, {})[task.seed] = record
+                if any(is_asked(measure) for is_asked in asked):
+                    found.setdefault(measure, {})[task.seed] = record
     return found
 
 
@@ -396,6 +398,52 @@ def as_csv(results: Results) -> str:
 
 
 def write_results(results: Results, folder: Path) -> None:
-    """Write ``results.json`` and ``results.csv`` into a study's folder."""
+    """Write ``results.json``, ``results.csv`` and ``results.md`` into a study's folder."""
     write_atomic(folder / "results.json", json.dumps(as_json(results), indent=1))
     write_atomic(folder / "results.csv", as_csv(results))
+    write_atomic(folder / "results.md", as_markdown(results))
+
+
+def as_markdown(results: Results) -> str:
+    """Return the claims and the numbers as Markdown tables."""
+    measures, main = results.measures, results.study.measures[0]
+    heads = [f"{title(m)}{_unit_in_brackets(m)}" for m in measures]
+    published = any(row.published is not None for row in results.rows)
+    columns = ["variant", *heads, f"difference by {title(main)}", *(["its source"] * published)]
+    lines = [_line(columns), _line(["---", *["--:"] * (len(columns) - 1)])]
+    for row in (*results.rows, *results.baselines):
+        reference = row.name == results.study.reference
+        name = f"**{row.name}**" if reference else row.name
+        cells = [_with_interval(m, row.estimates.get(m)) for m in measures]
+        gain = "the reference" if reference else _gain(main, row)
+        theirs = ["" if row.published is None else f"{row.published:g}"] * published
+        lines.append(_line([name, *cells, gain, *theirs]))
+    if results.verdicts:
+        lines += ["", _line(["claim of the source", "here", "differences, points"])]
+        lines.append(_line(["---"] * 3))
+    for verdict in results.verdicts:
+        found = "; ".join(_pair(verdict.claim, difference) for difference in verdict.differences)
+        lines.append(_line([verdict.claim.text, f"**{verdict.outcome}**", found]))
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _unit_in_brackets(measure: str) -> str:
+    unit = UNITS.get(measure, "%")
+    return f" ({unit})" if unit else ""
+
+
+def _with_interval(measure: str, estimate: Estimate | None) -> str:
+    if estimate is None or estimate.sd is None:
+        return _cell(measure, estimate)
+    low, high = (shown(measure, end) for end in estimate.interval)
+    return f"{_cell(measure, estimate)} [{low}, {high}]"
+
+
+def _pair(claim: Claim, difference: Difference) -> str:
+    low, high = (signed(claim.measure, end) for end in difference.estimate.interval)
+    mean = signed(claim.measure, difference.estimate.mean)
+    return f"{difference.name} - {difference.other}: {mean} [{low}, {high}]"

@@ -27,7 +27,7 @@ from looktwice.errors import LooktwiceError
 from looktwice.run import Run, open_data
 from looktwice.study import store
 from looktwice.study.gradients import own_method
-from looktwice.study.measures import measure
+from looktwice.study.measures import measure, parts
 
 PROBE_MINUTES: Final = 1.0
 WATCH_SECONDS: Final = 0.5
@@ -58,18 +58,10 @@ class Task:
             return {row: list(names) for row, names in self.wanted.items()}
         known = store.read_measures(run)
         missing = {
-            row: [name for name in names if not _is_there(name, known.get(row, {}))]
+            row: [name for name in names if not any(map(parts(name), known.get(row, {})))]
             for row, names in self.wanted.items()
         }
         return {row: names for row, names in missing.items() if names}
-
-
-_PARTS: Final = {"lost": "lost-", "bits": "bits-", "gradient": "gradient-"}
-
-
-def _is_there(name: str, known: Mapping[str, Any]) -> bool:
-    prefix = _PARTS.get(name)
-    return any(key.startswith(prefix) for key in known) if prefix else name in known
 
 
 def in_process(task: Task, answer: Connection, parent: int) -> None:
