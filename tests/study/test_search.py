@@ -18,7 +18,7 @@ SIMCLR = policy("simclr", size=16, gray_p=0.2, blur_p=0.0)
 
 
 def by_name(start=SIMCLR, channels=3):
-    return {edit.name: edit for edit in edits(start, channels)}
+    return {edit.name: edit for edit in edits(start, channels, 24)}
 
 
 def test_changes_leave_out_what_is_there_and_add_what_is_not():
@@ -27,7 +27,13 @@ def test_changes_leave_out_what_is_there_and_add_what_is_not():
         names
     )
     assert not {"with flip", "with jitter", "without blur", "crops from 0.08"} & set(names)
-    assert {"views of 8 px", "views of 12 px", "jitter × 0.5", "crops from 0.2"} <= set(names)
+    assert {
+        "views of 8 px",
+        "views of 12 px",
+        "views of 24 px",
+        "jitter × 0.5",
+        "crops from 0.2",
+    } <= set(names)
     plain = policy("simclr", size=16, gray_p=0.0, blur_p=0.0)
     grey = by_name(plain, channels=1)
     assert "with gray" not in grey
@@ -73,9 +79,7 @@ def quick(monkeypatch):
     """Three changes, one rung but one, and one seed for the proof."""
     all_edits = search.edits
     some = ("with blur", "crops from 0.5", "without flip")
-    monkeypatch.setattr(
-        search, "edits", lambda p, c: [e for e in all_edits(p, c) if e.name in some]
-    )
+    monkeypatch.setattr(search, "edits", lambda *a: [e for e in all_edits(*a) if e.name in some])
     monkeypatch.setattr(search, "KEPT", (0.5,))
     monkeypatch.setattr(search, "PROOF_SEEDS", (101,))
     monkeypatch.setattr(search, "_OVERHEAD", 0.0)

@@ -50,7 +50,7 @@ probabilities where these say one."""
 
 STRENGTHS: Final = (0.25, 0.5, 1.5, 2.0)
 SMALLEST_CROPS: Final = (0.04, 0.08, 0.2, 0.35, 0.5)
-SIDES: Final = (0.5, 0.75)
+SIDES: Final = (0.5, 0.75, 1.5)
 
 _JITTER_PARTS: Final = ("brightness", "contrast", "saturation", "hue")
 
@@ -70,12 +70,13 @@ class Edit:
     change: Callable[[Policy], Policy]
 
 
-def edits(policy: Policy, channels: int) -> Iterator[Edit]:
+def edits(policy: Policy, channels: int, largest: int) -> Iterator[Edit]:
     """Yield what can be changed about a policy: leave out, leave in, strengths, crops, sides.
 
     Args:
         policy: to start from; its first view stands for all.
         channels: 1 leaves out what needs colours.
+        largest: side of views in pixels, above which they would be blown up.
     """
     present = [step.name for step in policy.views[0][1:]]
     for name in dict.fromkeys(present):
@@ -94,7 +95,8 @@ def edits(policy: Policy, channels: int) -> Iterator[Edit]:
                 yield Edit(f"crops from {low:g}", "crop", _cropped(low))
         for share in SIDES:
             side = max(8, round(policy.size * share))
-            yield Edit(f"views of {side} px", "side", _smaller(side))
+            if side <= max(largest, policy.size):
+                yield Edit(f"views of {side} px", "side", _sized(side))
 
 
 def _stronger(factor: float) -> Callable[[Policy], Policy]:
@@ -115,7 +117,7 @@ def _cropped(low: float) -> Callable[[Policy], Policy]:
     return change
 
 
-def _smaller(side: int) -> Callable[[Policy], Policy]:
+def _sized(side: int) -> Callable[[Policy], Policy]:
     return lambda policy: policy.replace("crop", size=side)
 
 

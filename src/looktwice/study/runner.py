@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from looktwice import config as configuration
+from looktwice.augment import Policy
 from looktwice.config import DURATIONS, Config
 from looktwice.errors import RunError, UsageError
 from looktwice.run import build_policy, open_data
@@ -201,9 +202,13 @@ def _unique(tasks: Iterator[Task]) -> list[Task]:
 
 
 def cost(config: Config) -> float:
-    """Return a run's work, relative to others of the same network: pixels of all its views."""
-    groups = build_policy(config.augment).groups
-    return sum(size**2 * len(views) for size, views in groups.items())
+    """Return a step's work a picture, relative to others of the same network."""
+    return view_pixels(build_policy(config.augment))
+
+
+def view_pixels(policy: Policy) -> float:
+    """Return the pixels of all views of a picture."""
+    return sum(size**2 * len(views) for size, views in policy.groups.items())
 
 
 def _seconds(config: Config, rate: tuple[Config, float]) -> float:

@@ -30,7 +30,7 @@ from looktwice.study.definition import Variant, read_study
 from looktwice.study.edits import Edit, as_settings, edited, edits
 from looktwice.study.measures import ENCODER
 from looktwice.study.results import Difference, Results, read_results, write_results
-from looktwice.study.runner import Plan, plan, probe, run_study
+from looktwice.study.runner import Plan, plan, probe, run_study, view_pixels
 from looktwice.study.store import read_measures
 
 START: Final = "as it is"
@@ -136,8 +136,11 @@ class Search:
         by_labels = splits.test is not None
         start = build_policy(base.augment)
         candidates: Candidates = {START: ()}
-        candidates |= {edit.name: (edit,) for edit in edits(start, splits.train.channels)}
-        epochs = self._epochs(base, len(splits.train), len(candidates), by_labels)
+        size = splits.train.picture_size
+        largest = min(size) if size else start.size
+        tried = edits(start, splits.train.channels, largest)
+        candidates |= {edit.name: (edit,) for edit in tried}
+        epochs = self._epochs(base, len(splits.train), _cost(start, candidates), by_labels)
         self._say(len(candidates), epochs, by_labels)
         rungs: list[Scores] = []
         known = dict(candidates)
@@ -163,13 +166,23 @@ class Search:
         flags = {**settings, "data.source": self.data, "train.epochs": round(epochs, 2)}
         return configuration.resolve(recipe=self.recipe, flags=flags, environ={})
 
-    def _epochs(self, base: Config, pictures: int, candidates: int, by_labels: bool) -> float:
-        """Return the length of the first rung's runs, so that all fits into the time."""
+    def _epochs(
+        self, base: Config, pictures: int, candidates: Sequence[float], by_labels: bool
+    ) -> float:
+        """Return the length of the first rung's runs, so that all fits into the time.
+
+        Args:
+            base: the start's configuration.
+            pictures: to train on.
+            candidates: the work of each, the start's being 1.
+            by_labels: whether a proof follows.
+        """
         per_epoch = pictures / base.train.batch_size / probe(base)
-        rungs = [candidates * math.prod(KEPT[:rung]) for rung in range(len(KEPT) + 1)]
+        rungs = [len(candidates) * math.prod(KEPT[:rung]) for rung in range(len(KEPT) + 1)]
         proofs = 2 * len(PROOF_SEEDS) * by_labels
-        work = sum(count * LONGER**rung for rung, count in enumerate(rungs))
-        work += proofs * LONGER ** len(KEPT) * PROOF_LONGER
+        mean = sum(candidates) / len(candidates)
+        work = sum(mean * count * LONGER**rung for rung, count in enumerate(rungs))
+        work += mean * proofs * LONGER ** len(KEPT) * PROOF_LONGER
         overhead = (sum(rungs) + proofs) * _OVERHEAD
         epochs = SAFETY * (60 * self.minutes * self.jobs - overhead) / (work * per_epoch)
         if epochs < MIN_EPOCHS:
@@ -244,6 +257,13 @@ class Search:
         write_atomic(recipe, note + configuration.to_toml(config))
         write_atomic(folder / "tried.json", json.dumps(found.rungs, indent=1))
         return found
+
+
+def _cost(start: Policy, candidates: Candidates) -> list[float]:
+    """Return the pixels of each candidate's views relative to the start's."""
+    return [
+        view_pixels(edited(start, chosen)) / view_pixels(start) for chosen in candidates.values()
+    ]
 
 
 def _minutes_since(begun: float) -> float:
