@@ -23,7 +23,9 @@ from typing import Final, TextIO
 from looktwice import config as configuration
 from looktwice.augment import Policy, to_toml
 from looktwice.config import Config
+from looktwice.data import Source
 from looktwice.errors import UsageError
+from looktwice.features import readable
 from looktwice.run import Run, build_policy, open_data
 from looktwice.storage import write_atomic
 from looktwice.study.definition import Variant, read_study
@@ -136,9 +138,7 @@ class Search:
         by_labels = splits.test is not None
         start = build_policy(base.augment)
         candidates: Candidates = {START: ()}
-        size = splits.train.picture_size
-        largest = min(size) if size else start.size
-        tried = edits(start, splits.train.channels, largest)
+        tried = edits(start, splits.train.channels, _side(splits.train))
         candidates |= {edit.name: (edit,) for edit in tried}
         epochs = self._epochs(base, len(splits.train), _cost(start, candidates), by_labels)
         self._say(len(candidates), epochs, by_labels)
@@ -257,6 +257,15 @@ class Search:
         write_atomic(recipe, note + configuration.to_toml(config))
         write_atomic(folder / "tried.json", json.dumps(found.rungs, indent=1))
         return found
+
+
+def _side(source: Source) -> int:
+    """Return the shorter side of pictures, of the first that can be read where sizes differ."""
+    size = source.picture_size
+    if size is None:
+        _, picture = next(readable(source))
+        size = picture.shape[0], picture.shape[1]
+    return min(size)
 
 
 def _cost(start: Policy, candidates: Candidates) -> list[float]:
