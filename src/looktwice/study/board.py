@@ -59,7 +59,7 @@ class Board:
         """Say what is about to be done, and how long it takes."""
         known = len(self._plan.tasks) - runs
         done = f", {known} are there already" if known else ""
-        budget = f"; runs are begun for {minutes:g} minutes" if minutes is not None else ""
+        budget = f"; runs are begun for {clock(60 * minutes)}" if minutes is not None else ""
         self.say(
             f"study {self._plan.study.name}: {len(self._plan.study.variants)} variants, "
             f"{self._plan.seeds} seeds, {runs} runs to make{done}: about {clock(seconds)}{budget}"
