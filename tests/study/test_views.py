@@ -7,10 +7,11 @@ from torch import nn
 
 from looktwice.augment import CenterCrop, Policy, policy
 from looktwice.data import open_source
-from looktwice.losses import nt_xent
+from looktwice.losses import margin_triplet, nt_logistic, nt_xent
 from looktwice.methods import Embedded
 from looktwice.study.gradients import NaiveAccumulation
 from looktwice.study.views import bits_in_views, entropy, found_by_histogram
+from looktwice.study.weights import LOSSES, OTHERS, POSITIVE, negative_weights
 
 
 def source(pictures):
@@ -60,3 +61,34 @@ def test_naive_accumulation_is_the_mean_of_pieces_that_do_not_see_each_other():
     assert method.chance_loss(12) == pytest.approx(np.log(7), rel=1e-6)
     whole = nt_xent(z[:, 0], z[:, 1], temperature=0.3)
     assert abs(loss.item() - whole.item()) > 0.1
+
+
+def test_weights_of_negatives_are_those_of_table_2():
+    """arXiv 2002.05709, table 2: softmax, sigmoid, and all or nothing."""
+    s = torch.linspace(-0.9, 0.9, 7, dtype=torch.float64)
+    softmax = np.exp(s.numpy() / 0.1) / np.exp(OTHERS.numpy() / 0.1).mean()
+    np.testing.assert_allclose(negative_weights("NT-Xent 0.1", s), softmax, rtol=1e-9)
+    sigmoid = 1 / (1 + np.exp(-s.numpy() / 0.2))
+    mean = (1 / (1 + np.exp(-OTHERS.numpy() / 0.2))).mean()
+    np.testing.assert_allclose(negative_weights("NT-Logistic 0.2", s), sigmoid / mean, rtol=1e-9)
+    margin = negative_weights("margin 0.4", s).numpy()
+    assert ((margin > 0) == (s.numpy() > POSITIVE - 0.4)).all()
+
+
+def test_the_losses_drawn_are_the_losses_trained_with():
+    """Each query's loss from a table of similarities, averaged, is what `losses` gives."""
+    generator = torch.Generator().manual_seed(0)
+    z0, z1 = torch.randn(2, 6, 8, dtype=torch.float64, generator=generator)
+    z = torch.nn.functional.normalize(torch.cat([z0, z1]), dim=1)
+    similar = z @ z.T
+    found = {
+        "NT-Xent 0.5": nt_xent(z0, z1, temperature=0.5),
+        "NT-Logistic 0.2": nt_logistic(z0, z1, temperature=0.2),
+        "margin 0.4": margin_triplet(z0, z1, margin=0.4),
+    }
+    for name, expected in found.items():
+        losses = []
+        for query in range(12):
+            others = [i for i in range(12) if i % 6 != query % 6]
+            losses.append(LOSSES[name](similar[query, (query + 6) % 12], similar[query, others]))
+        assert torch.stack(losses).mean().item() == pytest.approx(expected.item(), abs=1e-12), name
