@@ -12,6 +12,7 @@ import time
 import pytest
 from small_study import STUDY, made
 
+from looktwice.cli import main
 from looktwice.errors import UsageError
 from looktwice.run import Run
 from looktwice.study import as_json, open_study, plan, read_results
@@ -169,3 +170,27 @@ def test_what_was_killed_before_it_was_a_run_is_begun_anew(undisturbed, pictures
     _, again, _, failed = made(tmp_path / "copy" / "s.toml", pictures, tmp_path / "copy")
     assert failed == {}
     assert numbers(again) == numbers(results)
+
+
+def test_the_command_lists_refuses_and_prints_json(undisturbed, pictures, capsys, monkeypatch):
+    folder, *_ = undisturbed
+    monkeypatch.chdir(folder)
+    assert main(["study"]) == 0
+    listed = capsys.readouterr().out
+    assert "temperature" in listed
+    assert "policy" in listed
+    for arguments, said in (
+        (["temprature"], "Did you mean 'temperature'"),
+        (["s.toml"], "no pictures named"),
+        (["policy"], "no pictures named"),
+        (["s.toml", "-d", str(pictures), "--seed", "3"], "--seeds"),
+        (["s.toml", "-d", str(pictures), "--paper"], "leave --paper out"),
+        (["s.toml", "-d", str(pictures), "--shard", "9"], "i/n"),
+    ):
+        assert main(["study", *arguments]) == 2, arguments
+        assert said in capsys.readouterr().err
+    assert main(["study", "s.toml", "-d", str(pictures), "--seeds", "2", "-o", ".", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in found["rows"]] == ["0.5", "1"]
+    for name in ("results.json", "results.csv", "results.md", "figure.svg", "report.html"):
+        assert (folder / "s" / name).stat().st_size > 100
