@@ -117,10 +117,13 @@ def test_killed_at_random_it_ends_with_the_same_table(undisturbed, pictures, tmp
         )  # fmt: skip
         time.sleep(generator.uniform(4, 12))
         kills += process.poll() is None
-        if generator.random() < 0.5:
-            process.kill()  # the processes below find that it is gone
-        elif process.poll() is None:
+        how = generator.choice(("alone", "all", "ctrl-c"))
+        if process.poll() is None and how == "all":
             os.killpg(process.pid, signal.SIGKILL)
+        elif process.poll() is None and how == "ctrl-c":
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=60) in (0, 130)
+        process.kill()  # the processes below find that it is gone
         process.wait()
     assert kills > 0
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)

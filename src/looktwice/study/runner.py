@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from looktwice import config as configuration
-from looktwice.augment import Policy
 from looktwice.config import DURATIONS, Config
 from looktwice.errors import RunError, UsageError
 from looktwice.run import build_policy, open_data
 from looktwice.study import work
 from looktwice.study.board import Board
 from looktwice.study.definition import Study
+from looktwice.study.forecast import Forecast
 from looktwice.study.measures import BASELINES, ENCODER, check_measures, is_score, needs_head
 from looktwice.study.store import address
 from looktwice.study.work import Task
@@ -29,7 +29,6 @@ DEFAULT_FOLDER: Final = Path("studies")
 RUNS: Final = "runs"
 NEAR_THE_END: Final = 0.5
 """A run is begun while at least this share of it fits into the minutes that are left."""
-_EVALUATION: Final = 6.0  # seconds a run that are no training, at first guess
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class Plan:
         data: the pictures' name.
         tasks: one a variant and seed, all variants of a seed before the next.
         seeds: how many.
+        pictures: number of those to train on.
         folder: of the study's results.
     """
 
@@ -48,6 +48,7 @@ class Plan:
     data: str
     tasks: tuple[Task, ...]
     seeds: int
+    pictures: int
     folder: Path
 
 
@@ -58,7 +59,6 @@ class _State:
     waiting: list[Task]
     running: dict[Connection, tuple[Any, Task, float]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    durations: list[tuple[float, float]] = field(default_factory=list)  # cost, seconds
 
 
 def plan(
@@ -97,13 +97,13 @@ def plan(
     threads = max(1, (os.cpu_count() or 1) // jobs)
     over = {"data.source": source, "train.threads": threads, **(settings or {})}
     configs = {variant.name: _config(study, variant.settings, over) for variant in study.variants}
-    pictures = open_data(next(iter(configs.values())).data).train.fingerprint()
+    train = open_data(next(iter(configs.values())).data).train
     tasks = tuple(
-        _task(study, name, config, seed, place / RUNS, pictures)
+        _task(study, name, config, seed, place / RUNS, train.fingerprint())
         for seed in numbers
         for name, config in configs.items()
     )
-    return Plan(study, source, tasks, len(numbers), place / study.name)
+    return Plan(study, source, tasks, len(numbers), len(train), place / study.name)
 
 
 def _config(study: Study, own: Mapping[str, object], over: Mapping[str, object]) -> Config:
@@ -175,18 +175,18 @@ def run_study(
     with Board(file, made, [task for task in made.tasks if not task.missing()]) as board:
         if not todo:
             return {}
-        rate = todo[0].config, probe(todo[0].config)
-        board.begin(len(todo), sum(_seconds(t.config, rate) for t in todo) / jobs, minutes)
+        forecast = Forecast(made.pictures, todo[0].config, probe(todo[0].config))
+        board.begin(len(todo), sum(forecast.seconds(t.config) for t in todo) / jobs, minutes)
         state = _State(todo)
         begun = time.monotonic()
-        with _children(state):
+        with _children(state, board):
             while state.waiting or state.running:
                 left = None if minutes is None else 60 * minutes - (time.monotonic() - begun)
-                _fill(state, jobs, left, board, rate)
+                _fill(state, jobs, left, board, forecast)
                 if not state.running:
                     break
-                _collect(state, board)
-                board.say_left(_left(state, rate, jobs))
+                _collect(state, board, forecast)
+                board.say_left(_left(state, forecast, jobs))
         board.end(len(state.waiting))
         return state.failed
 
@@ -199,41 +199,6 @@ def _unique(tasks: Iterator[Task]) -> list[Task]:
         if known is None or len(task.wanted) > len(known.wanted):
             found[task.folder] = task
     return list(found.values())
-
-
-def cost(config: Config) -> float:
-    """Return a step's work a picture, relative to others of the same network."""
-    return view_pixels(build_policy(config.augment))
-
-
-def view_pixels(policy: Policy) -> float:
-    """Return the pixels of all views of a picture."""
-    return sum(size**2 * len(views) for size, views in policy.groups.items())
-
-
-def _seconds(config: Config, rate: tuple[Config, float]) -> float:
-    known, steps_per_second = rate
-    relative = cost(config) / cost(known) * config.train.batch_size / known.train.batch_size
-    return _steps(config) * relative / steps_per_second + _EVALUATION
-
-
-def _steps(config: Config) -> float:
-    if config.train.steps:
-        return config.train.steps
-    return config.train.epochs * _pictures(config) / config.train.batch_size
-
-
-def _pictures(config: Config) -> int:
-    return _num_pictures(config.data.source, config)
-
-
-def _num_pictures(source: str, config: Config) -> int:
-    if source not in _COUNTS:
-        _COUNTS[source] = len(open_data(config.data).train)
-    return _COUNTS[source]
-
-
-_COUNTS: dict[str, int] = {}
 
 
 def _context() -> Any:
@@ -264,12 +229,10 @@ def probe(config: Config) -> float:
     return float(found)
 
 
-def _fill(
-    state: _State, jobs: int, left: float | None, board: Board, rate: tuple[Config, float]
-) -> None:
+def _fill(state: _State, jobs: int, left: float | None, board: Board, forecast: Forecast) -> None:
     while state.waiting and len(state.running) < jobs:
         task = state.waiting[0]
-        if left is not None and left < NEAR_THE_END * _expected(state, task, rate):
+        if left is not None and left < NEAR_THE_END * forecast.seconds(task.config):
             return
         state.waiting.pop(0)
         ours, theirs = multiprocessing.Pipe(duplex=False)
@@ -280,7 +243,7 @@ def _fill(
         board.started(task)
 
 
-def _collect(state: _State, board: Board) -> None:
+def _collect(state: _State, board: Board, forecast: Forecast) -> None:
     """Wait until a process answers, or for a moment."""
     for ready in wait(list(state.running), timeout=1.0):
         assert isinstance(ready, Connection)
@@ -292,39 +255,30 @@ def _collect(state: _State, board: Board) -> None:
         process.join()
         seconds = time.monotonic() - begun
         if kind == "done":
-            state.durations.append((_work(task), seconds))
+            forecast.learn(task.config, seconds)
         else:
             state.failed[f"{task.variant}, seed {task.seed}"] = why or kind
         board.ended(task, kind, why, seconds)
 
 
-def _work(task: Task) -> float:
-    return cost(task.config) * _steps(task.config) * task.config.train.batch_size
-
-
-def _expected(state: _State, task: Task, rate: tuple[Config, float]) -> float:
-    """Return the seconds a run will take, from those that are done if any."""
-    if not state.durations:
-        return _seconds(task.config, rate)
-    works, seconds = zip(*state.durations, strict=True)
-    return _work(task) * float(sum(seconds) / sum(works))
-
-
-def _left(state: _State, rate: tuple[Config, float], jobs: int) -> float:
+def _left(state: _State, forecast: Forecast, jobs: int) -> float:
     now = time.monotonic()
-    waiting = sum(_expected(state, task, rate) for task in state.waiting)
+    waiting = sum(forecast.seconds(task.config) for task in state.waiting)
     under_way = [
-        max(0.0, _expected(state, task, rate) - (now - begun))
+        max(0.0, forecast.seconds(task.config) - (now - begun))
         for _, task, begun in state.running.values()
     ]
     return (waiting + sum(under_way)) / jobs
 
 
 @contextmanager
-def _children(state: _State) -> Iterator[None]:
+def _children(state: _State, board: Board) -> Iterator[None]:
     """Let no process outlive this block: those under way are asked to save and end."""
     try:
         yield
+    except KeyboardInterrupt:
+        board.say("stopping: runs under way are saved, and the same command goes on with them")
+        raise
     finally:
         for process, _, _ in state.running.values():
             if process.is_alive():
