@@ -4,10 +4,11 @@ import itertools
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from looktwice.augment import from_tables
 from looktwice.config import resolve
-from looktwice.errors import UsageError
+from looktwice.errors import DataError, UsageError
 from looktwice.study import open_study, read_study, study_names
 from looktwice.study.measures import check_measures
 from looktwice.study.runner import plan
@@ -133,6 +134,17 @@ def test_names_of_studies_and_measures(tmp_path):
     for wrong in ("labels-0", "linear@0", "linear-y", "labels-"):
         with pytest.raises(UsageError):
             check_measures([wrong], "mine")
+
+
+def test_scores_need_labels_before_anything_is_trained(tmp_path):
+    (tmp_path / "flat").mkdir()
+    for number in range(30):
+        Image.new("RGB", (8, 8)).save(tmp_path / "flat" / f"{number}.png")
+    flat = str(tmp_path / "flat")
+    with pytest.raises(DataError, match="measures 'linear', which needs labels"):
+        plan(read("[variants]\na = {}"), data=flat, folder=tmp_path)
+    unlabelled = read_study('measures = ["rank"]\n' + BASE + "[variants]\na = {}", "m", where="m")
+    assert plan(unlabelled, data=flat, seeds=1, folder=tmp_path).tasks
 
 
 def test_what_a_plan_needs(tmp_path):

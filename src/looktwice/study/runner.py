@@ -15,7 +15,7 @@ from typing import Any, Final, TextIO
 
 from looktwice import config as configuration
 from looktwice.config import DURATIONS, Config
-from looktwice.errors import RunError, UsageError
+from looktwice.errors import DataError, RunError, UsageError
 from looktwice.run import build_policy, open_data
 from looktwice.study import work
 from looktwice.study.board import Board
@@ -97,7 +97,14 @@ def plan(
     threads = max(1, (os.cpu_count() or 1) // jobs)
     over = {"data.source": source, "train.threads": threads, **(settings or {})}
     configs = {variant.name: _config(study, variant.settings, over) for variant in study.variants}
-    train = open_data(next(iter(configs.values())).data).train
+    splits = open_data(next(iter(configs.values())).data)
+    scores = [name for name in study.measures if is_score(name)]
+    if scores and splits.test is None:
+        raise DataError(
+            f"study {study.name} measures {scores[0]!r}, which needs labels, and {source!r} has "
+            "none: put the pictures in one folder a class, or give measures such as 'rank'"
+        )
+    train = splits.train
     tasks = tuple(
         _task(study, name, config, seed, place / RUNS, train.fingerprint())
         for seed in numbers
