@@ -14,7 +14,7 @@ from rich.text import Text
 
 from looktwice.console import clock
 from looktwice.run import Run
-from looktwice.study.measures import ENCODER, title
+from looktwice.study.measures import ENCODER, UNITS, is_score, title
 from looktwice.study.store import read_measures
 from looktwice.study.work import Task
 
@@ -24,12 +24,17 @@ if TYPE_CHECKING:
 
 @final
 class Board:
-    """Shows which runs are done, running and waiting; a context manager."""
+    """Shows which runs are done, running and waiting; a context manager.
+
+    Until the table at the end, accuracies are those on validation.
+    """
 
     def __init__(self, file: TextIO, plan: Plan, done: Sequence[Task]) -> None:
         self._console = Console(file=file, highlight=False, soft_wrap=True)
         self._plan = plan
         self._main = plan.study.measures[0]
+        on = " on validation" if is_score(self._main) else ""
+        self._title = f"{title(self._main)}{on}"
         self._running: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
         self._values: dict[str, list[float]] = {v.name: [] for v in plan.study.variants}
@@ -80,9 +85,7 @@ class Board:
         name = f"{task.variant}, seed {task.seed}"
         if kind == "done":
             value = self._add(task)
-            shown = (
-                f"{title(self._main)} {_shown(self._main, value)}, " if value is not None else ""
-            )
+            shown = f"{self._title} {_shown(self._main, value)}, " if value is not None else ""
             self.say(f"{name}: {shown}{clock(seconds)}")
         else:
             self._failed[task.variant] += kind == "failed"
@@ -101,7 +104,7 @@ class Board:
 
     def _add(self, task: Task) -> float | None:
         record = read_measures(Run(task.folder)).get(ENCODER, {}).get(self._main, {})
-        value: float | None = record.get("balanced_accuracy", record.get("value"))
+        value: float | None = record.get("validation_accuracy", record.get("value"))
         if value is not None:
             self._values[task.variant].append(value)
         return value
@@ -114,7 +117,7 @@ class Board:
         table = Table(box=None, pad_edge=False)
         table.add_column(self._plan.study.name)
         table.add_column("runs", justify="right")
-        table.add_column(title(self._main), justify="right")
+        table.add_column(self._title, justify="right")
         table.add_column("")
         for name, values in self._values.items():
             mean = _shown(self._main, sum(values) / len(values)) if values else ""
@@ -125,6 +128,4 @@ class Board:
 
 
 def _shown(measure: str, value: float) -> str:
-    from looktwice.study.measures import UNITS
-
     return f"{value:.3g} {UNITS[measure]}".strip() if measure in UNITS else f"{100 * value:.1f} %"
