@@ -11,7 +11,7 @@ from looktwice.config import resolve
 from looktwice.errors import DataError, UsageError
 from looktwice.study import open_study, read_study, study_names
 from looktwice.study.measures import check_measures
-from looktwice.study.runner import plan
+from looktwice.study.planning import plan
 
 BASE = 'recipe = "simclr-tiny"\n[settings]\ntrain.epochs = 1.0\n'
 EMOJI = ("composition", "color-histogram", "color-strength", "head", "downcrop", "aug-plus",

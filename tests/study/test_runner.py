@@ -16,7 +16,7 @@ from looktwice.cli import main
 from looktwice.errors import UsageError
 from looktwice.run import Run
 from looktwice.study import as_json, open_study, plan, read_results
-from looktwice.study.runner import shard
+from looktwice.study.planning import shard
 from looktwice.study.store import read_measures
 
 

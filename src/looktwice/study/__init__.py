@@ -8,8 +8,9 @@ means, intervals and differences (`statistics`, `results`).
 from __future__ import annotations
 
 from looktwice.study.definition import Study, Variant, open_study, read_study, study_names
+from looktwice.study.planning import DEFAULT_FOLDER, Plan, plan
 from looktwice.study.results import Results, as_json, read_results, table, write_results
-from looktwice.study.runner import DEFAULT_FOLDER, Plan, plan, run_study
+from looktwice.study.runner import run_study
 from looktwice.study.search import Found, Search
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO, final
+from typing import TextIO, final
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,11 +15,9 @@ from rich.text import Text
 from looktwice.console import clock
 from looktwice.run import Run
 from looktwice.study.measures import ENCODER, UNITS, is_score, title
+from looktwice.study.planning import Plan
 from looktwice.study.store import read_measures
 from looktwice.study.work import Task
-
-if TYPE_CHECKING:
-    from looktwice.study.runner import Plan
 
 
 @final

@@ -16,7 +16,7 @@ from looktwice.run import Run
 from looktwice.storage import write_atomic
 from looktwice.study.definition import Claim, Study
 from looktwice.study.measures import BASELINES, ENCODER, UNITS, parts, title
-from looktwice.study.runner import Plan
+from looktwice.study.planning import Plan
 from looktwice.study.statistics import Estimate, holm, over_pictures, over_seeds
 from looktwice.study.store import read_measures
 from looktwice.study.work import Task

@@ -32,8 +32,9 @@ from looktwice.study.definition import Variant, read_study
 from looktwice.study.edits import Edit, as_settings, edited, edits
 from looktwice.study.forecast import view_pixels
 from looktwice.study.measures import ENCODER
+from looktwice.study.planning import Plan, plan
 from looktwice.study.results import Difference, Results, read_results, write_results
-from looktwice.study.runner import Plan, plan, probe, run_study
+from looktwice.study.runner import probe, run_study
 from looktwice.study.store import read_measures
 
 START: Final = "as it is"
