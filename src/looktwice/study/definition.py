@@ -172,7 +172,7 @@ def read_study(text: str, name: str, *, where: str, paper: bool = False) -> Stud
         text: TOML.
         name: of the study.
         where: what errors call the file.
-        paper: lay ``[paper]`` over recipe, data and settings.
+        paper: lay ``[paper]`` over the rest, entry by entry.
 
     Raises:
         UsageError: what is wrong, and where.
@@ -227,10 +227,20 @@ def _lay_paper_over(tables: dict[str, Any], where: str) -> None:
     paper = tables.get("paper")
     if paper is None:
         raise UsageError(f"{where} has no size of its source: leave --paper out")
+    able = ("recipe", "data", "measures", "settings", "axes", "variants", "pairs")
     for key, value in paper.items():
-        if key not in ("recipe", "data", "settings"):
-            raise UsageError(f"{where}, paper: unknown key {key!r}. Known: data, recipe, settings.")
-        tables[key] = value
+        if key not in able:
+            raise UsageError(f"{where}, paper: unknown key {key!r}.{did_you_mean(key, able)}")
+        whole = not isinstance(value, dict)
+        tables[key] = value if whole else _entry_by_entry(tables.get(key, {}), value, key == "axes")
+
+
+def _entry_by_entry(below: dict[str, Any], over: dict[str, Any], deep: bool) -> dict[str, Any]:
+    """Return a table of which some entries, or with `deep` some of theirs, are others."""
+    merged = dict(below)
+    for name, value in over.items():
+        merged[name] = {**below.get(name, {}), **value} if deep else value
+    return merged
 
 
 def _variants(tables: Mapping[str, Any], where: str) -> Iterator[Variant]:
