@@ -383,6 +383,7 @@ def _search_policy(
     *,
     as_json: bool,
 ) -> None:
+    from looktwice.report.study import write_study
     from looktwice.study import DEFAULT_FOLDER, Search
 
     if data is None:
@@ -398,6 +399,9 @@ def _search_policy(
     ).run()
     result = {"found": found.name, "sentence": found.sentence, "policy": found.policy}
     lines = [found.sentence, found.policy.strip(), f"recipe: {found.recipe}"]
+    if found.proof is not None:
+        plan, results = found.proof
+        lines.append(f"report: {write_study(results, plan, command=_command())}")
     _finish(result | {"recipe": str(found.recipe)}, lines, as_json=as_json)
 
 
