@@ -87,6 +87,9 @@ def render_study(results: Results, plan: Plan, *, command: str) -> str:
         facts=_facts(results),
         wide=Markup(charts.draw(results, charts.WIDE)),
         narrow=Markup(charts.draw(results, charts.NARROW)),
+        weights=[Markup(charts.draw_weights(w)) for w in (charts.WIDE, charts.NARROW)]
+        if study.figure.also == "negative-weights"
+        else None,
         claims=[_judged(verdict.claim.text, verdict.outcome, verdict.differences)
                 for verdict in results.verdicts],
         measures=[_heading(measure) for measure in results.measures],

@@ -14,6 +14,7 @@ from looktwice import config as configuration
 from looktwice.errors import UsageError, did_you_mean
 
 FIGURES: Final = ("dots", "lines", "heatmap", "scatter", "bars")
+ALSO: Final = ("negative-weights",)
 SEPARATOR: Final = " · "
 """Between the values of several axes in a variant's name."""
 
@@ -77,13 +78,13 @@ class Figure:
         kind: one of `FIGURES`.
         x: the axis, or the measure, along the page.
         lines: the axis whose values are lines or colours of their own.
-        log: whether x is drawn by its logarithm.
+        also: a second figure, one of `ALSO`.
     """
 
     kind: str = "dots"
     x: str = ""
     lines: str = ""
-    log: bool = False
+    also: str = ""
 
 
 @dataclass(frozen=True)
@@ -372,11 +373,15 @@ def _published(table: Mapping[str, Any], names: list[str], where: str) -> Publis
 
 def _figure(table: Mapping[str, Any], where: str) -> Figure:
     for key in table:
-        if key not in ("kind", "x", "lines", "log"):
-            raise UsageError(f"{where}, figure: unknown key {key!r}. Known: kind, lines, log, x.")
+        if key not in ("kind", "x", "lines", "also"):
+            raise UsageError(f"{where}, figure: unknown key {key!r}. Known: also, kind, lines, x.")
     figure = Figure(**table)
     if figure.kind not in FIGURES:
         raise UsageError(
             f"{where}: no figure is called {figure.kind!r}.{did_you_mean(figure.kind, FIGURES)}"
+        )
+    if figure.also not in ("", *ALSO):
+        raise UsageError(
+            f"{where}: no second figure is called {figure.also!r}.{did_you_mean(figure.also, ALSO)}"
         )
     return figure
