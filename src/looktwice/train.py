@@ -439,16 +439,43 @@ def skip(
     error: NotFiniteError,
     console: TrainingConsole,
 ) -> None:
-    """Count, say and write down a step that was not taken, with all processes' pictures."""
+    """Count, say and write down a step that was not taken, with all processes' pictures.
+
+    Raises:
+        RunError: the weights themselves are not finite: no step will ever be.
+    """
     progress.skipped += 1
     progress.skipped_in_row += 1
     samples = [i for own in distributed.from_all(batch.indices.tolist()) for i in own]
-    if not distributed.is_first():
-        return
+    if distributed.is_first():
+        _write_down(run, training, batch, samples, error, console)
+    _check_weights(training, progress)
+
+
+def _write_down(
+    run: Run,
+    training: Training,
+    batch: Batch,
+    samples: list[int],
+    error: NotFiniteError,
+    console: TrainingConsole,
+) -> None:
     names = [training.splits.train.identifier(index) for index in samples]
     record = {"step": batch.step + 1, "epoch": batch.epoch, "not_finite": error.what}
     append_line(run.skipped_file, json.dumps({**record, "samples": samples, "names": names}))
     console.say(f"{error} at step {batch.step + 1}: not taken; its pictures: {run.skipped_file}")
+
+
+def _check_weights(training: Training, progress: Progress) -> None:
+    """Raise RunError if weights or running statistics are not finite: an update overflowed."""
+    method = training.method
+    statistics = [(name, b) for name, b in method.named_buffers() if ".running_" in name]
+    for name, tensor in (*method.named_parameters(), *statistics):
+        if not tensor.isfinite().all():
+            raise RunError(
+                f"{name} is not finite any more at step {progress.step}; the checkpoint before "
+                "is the last good state. Lower --optim.base-lr, or raise --method.temperature"
+            )
 
 
 def _too_many_skipped(run: Run, progress: Progress) -> str:
@@ -540,7 +567,12 @@ def peak_memory_mb() -> float:
 
 
 def save(run: Run, training: Training, progress: Progress, console: TrainingConsole) -> None:
-    """Write a checkpoint of everything that decides the rest of the run; drop older ones."""
+    """Write a checkpoint of everything that decides the rest of the run; drop older ones.
+
+    Raises:
+        RunError: weights that are not finite, which take no good ones' place; or the disk is full.
+    """
+    _check_weights(training, progress)
     if not distributed.is_first():
         return
     parts = {
@@ -604,7 +636,8 @@ def restore(run: Run, training: Training, console: TrainingConsole) -> Progress:
         {int(index): BadPicture(*found) for index, found in progress.bad_pictures.items()}
     )
     if distributed.is_first():
-        remove_leftovers(run.path)
+        for folder in (run.path, run.checkpoints):
+            remove_leftovers(folder)
         for file, last in ((run.metrics_file, progress.told), (run.skipped_file, progress.step)):
             if file.exists():
                 kept = [record for record in read_lines(file) if record["step"] <= last]
