@@ -23,6 +23,7 @@ from looktwice.storage import FORMER, remove_folder, remove_leftovers, write_fol
 
 FORMAT = "looktwice-checkpoint/2"
 NAME = re.compile(rf"step-(\d{{8,}})({re.escape(FORMER)})?")
+_NO_STATE = (ValueError, KeyError, AttributeError, TypeError, RecursionError)
 MANIFEST, STATE, TENSORS = "manifest.json", "state.json", ".safetensors"
 
 
@@ -72,7 +73,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
         if state.pop("format", None) != FORMAT:
             raise RunError(f"checkpoint {path} was written by another version of looktwice")
         parts = {name: safetensors.torch.load(data) for name, data in files.items()}
-    except (ValueError, KeyError, AttributeError, RecursionError, safetensors.SafetensorError) as e:
+    except (*_NO_STATE, safetensors.SafetensorError) as e:
         _damaged(path, f"it is whole, but holds no state of training ({type(e).__name__})")
     return {name.removesuffix(TENSORS): tensors for name, tensors in parts.items()}, state
 
