@@ -85,7 +85,7 @@ TOMLS = [
     "[data]\nmax_bad = 'lambda: 0'", "[train.steps]\nx = 1", "[[train]]\nsteps = 1",
     "[train]\nbn_group = '!!python/object'", "[augment]\nsize = -5", "[train]\namp = 'exec'",
     "[train]\nmicro_batch = 'os'", "a." * 300 + "b = 1",
-    "[train]\nsteps = 99999999999999999999999999", "[train]\nsteps = 1979-05-27",
+    "[train]\nsteps = 1979-05-27",
     "[train]\ndevice = 1", "[data]\nsource = 1", "[train]\nepochs = '\\u0000'", "[train",
     "[train]\nsteps = 0x", "[optim]\nschedule = \"$(true)\"", "train = 'x'", "data = []",
     "[train]\nkeep_last = 0", "[data]\nthreads = 1e3", "[method]\ntemperature = 0.0",
@@ -155,9 +155,9 @@ def main():
     for load in list(loads.values()):
         attempt(load)  # whatever is imported late is by now
     sys.addaudithook(hook)
-    found = {name: attempt(load) for name, load in list(loads.items())[:100]}
+    found = {name: attempt(load) for name, load in loads.items()}
     control, _ = attempt(lambda: pickle.loads(pickle.dumps(builtins.eval)) and eval("1"))
-    print(json.dumps({"cases": found, "control": control, "loads": len(loads)}))
+    print(json.dumps({"cases": found, "control": control}))
 
 
 if __name__ == "__main__":

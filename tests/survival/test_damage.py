@@ -115,7 +115,7 @@ def test_hostile_checkpoints_and_configurations_run_nothing(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert len(found["cases"]) == 100
+    assert len(found["cases"]) >= 100
     for name, (events, error) in found["cases"].items():
         assert events == [], (name, events)
         assert error.startswith(("RunError: ", "DamagedError: ", "UsageError: ")), (name, error)
