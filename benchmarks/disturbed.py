@@ -83,7 +83,9 @@ def run(
     shim = Shim(disturbance.call if here else -1, disturbance.kind)
     _report(shim, events)
     if disturbance.seconds and here:
-        threading.Timer(disturbance.seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        timer = threading.Timer(disturbance.seconds, os.kill, (os.getpid(), signal.SIGKILL))
+        timer.daemon = True  # a run that ends before is not waited for
+        timer.start()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     if "RANK" not in os.environ:

@@ -22,6 +22,7 @@ import argparse
 import contextlib
 import filecmp
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -285,29 +286,37 @@ def _stopped(
     return True
 
 
+def launched(run: Path, source: str, disturbance: Disturbance, tally: Tally) -> bool:
+    """Run two processes as torchrun does; tell whether they finished."""
+    setting = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        run_id=run.name,
+        start_method="forkserver",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(setting, together)(str(run), source, disturbance)
+    except ChildFailedError as error:
+        codes = {failure.exitcode for failure in error.failures.values()}
+        if -signal.SIGKILL not in codes:
+            tally.wrong.append(f"exit codes {codes} in {run}")
+        return False
+    return True
+
+
 def ranks(folder: Path, source: str, count: int, chance: random.Random) -> Tally:
     """Kill one of two processes, `count` times; the other must end too."""
-    tally, number = Tally(), 0
-    CONTEXT.set_forkserver_preload(["disturbed"])
-
-    def launch(run: Path, disturbance: Disturbance) -> bool:
-        launch_config = LaunchConfig(
-            min_nodes=1, max_nodes=1, nproc_per_node=2, start_method="forkserver",
-            rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0,
-        )  # fmt: skip
-        try:
-            elastic_launch(launch_config, together)(str(run), source, disturbance)
-        except ChildFailedError as error:
-            codes = {failure.exitcode for failure in error.failures.values()}
-            if -signal.SIGKILL not in codes:
-                tally.wrong.append(f"exit codes {codes} in {run}")
-            return False
-        return True
-
-    begun = time.monotonic()
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # it tells of each kill
+    tally, number, seconds = Tally(), 0, 0.0
     whole = folder / "together"
-    assert launch(whole, Disturbance()), tally.wrong
-    seconds = time.monotonic() - begun
+    for run in (folder / "first-together", whole):
+        begun = time.monotonic()
+        assert launched(run, source, UNDISTURBED, tally), tally.wrong
+        seconds = time.monotonic() - begun
     while tally.counts["kills"] < count and not tally.wrong:
         run = folder / f"one-killed-{number:04d}"
         number += 1
@@ -315,17 +324,19 @@ def ranks(folder: Path, source: str, count: int, chance: random.Random) -> Tally
         for _ in range(KILLS_A_RUN):
             if finished or tally.counts["kills"] == count:
                 break
-            rank = chance.randrange(2)
-            if rank == 0 and chance.random() < 0.5:
-                disturbance = Disturbance(chance.randrange(60), "kill")
+            rank, saving = chance.randrange(2), chance.random() < 0.5
+            if rank == 0 and saving:
+                disturbance = Disturbance(chance.randrange(100))
             else:
                 disturbance = Disturbance(seconds=chance.uniform(0.01, seconds), rank=rank)
-            finished = launch(run, disturbance)
+            finished = launched(run, source, disturbance, tally)
             if not finished:
                 tally.counts["kills"] += 1
                 tally.counts[f"kills of process {rank}"] += 1
+                tally.counts["inside a save"] += rank == 0 and saving
+                tally.counts["before the first save"] += not list_checkpoints(run / "checkpoints")
                 check_disk(run, 0, tally)
-        if finished or launch(run, Disturbance()):
+        if finished or launched(run, source, UNDISTURBED, tally):
             tally.wrong += [f"{run}: {each}" for each in differences(whole, run)]
             tally.counts["runs compared"] += 1
     return tally
