@@ -35,10 +35,13 @@ proof: .venv/installed
 	$(BIN)/python benchmarks/quality.py
 
 # Whether every layout gives the gradients of one process: all cases, about four minutes. Then
-# whether broken runs are named and healthy ones are not: forty runs, some minutes more.
-campaign: .venv/installed
+# whether broken runs are named and healthy ones are not: forty runs, some minutes more. Then whether
+# runs survive: kills, signals, failing disks, damaged checkpoints (docs/survival.md), 40 minutes.
+campaign: .venv/developing
 	$(BIN)/looktwice doctor --whole
 	$(BIN)/python benchmarks/health.py
+	$(BIN)/python benchmarks/survival.py
+	WHOLE_SURVIVAL=1 $(BIN)/pytest tests/survival --deselect tests/survival/test_campaign.py
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv

@@ -286,24 +286,24 @@ def _stopped(
     return True
 
 
-def launched(run: Path, source: str, disturbance: Disturbance, tally: Tally) -> bool:
+def launched(folder: Path, source: str, disturbance: Disturbance, tally: Tally) -> bool:
     """Run two processes as torchrun does; tell whether they finished."""
     setting = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=2,
-        run_id=run.name,
+        run_id=folder.name,
         start_method="forkserver",
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
     try:
-        elastic_launch(setting, together)(str(run), source, disturbance)
+        elastic_launch(setting, together)(str(folder), source, disturbance)
     except ChildFailedError as error:
         codes = {failure.exitcode for failure in error.failures.values()}
         if -signal.SIGKILL not in codes:
-            tally.wrong.append(f"exit codes {codes} in {run}")
+            tally.wrong.append(f"exit codes {codes} in {folder}")
         return False
     return True
 
@@ -313,12 +313,12 @@ def ranks(folder: Path, source: str, count: int, chance: random.Random) -> Tally
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # it tells of each kill
     tally, number, seconds = Tally(), 0, 0.0
     whole = folder / "together"
-    for run in (folder / "first-together", whole):
+    for each in (folder / "first-together", whole):
         begun = time.monotonic()
-        assert launched(run, source, UNDISTURBED, tally), tally.wrong
+        assert launched(each, source, UNDISTURBED, tally), tally.wrong
         seconds = time.monotonic() - begun
     while tally.counts["kills"] < count and not tally.wrong:
-        run = folder / f"one-killed-{number:04d}"
+        killed = folder / f"one-killed-{number:04d}"
         number += 1
         finished = False
         for _ in range(KILLS_A_RUN):
@@ -329,15 +329,17 @@ def ranks(folder: Path, source: str, count: int, chance: random.Random) -> Tally
                 disturbance = Disturbance(chance.randrange(100))
             else:
                 disturbance = Disturbance(seconds=chance.uniform(0.01, seconds), rank=rank)
-            finished = launched(run, source, disturbance, tally)
+            finished = launched(killed, source, disturbance, tally)
             if not finished:
                 tally.counts["kills"] += 1
                 tally.counts[f"kills of process {rank}"] += 1
                 tally.counts["inside a save"] += rank == 0 and saving
-                tally.counts["before the first save"] += not list_checkpoints(run / "checkpoints")
-                check_disk(run, 0, tally)
-        if finished or launched(run, source, UNDISTURBED, tally):
-            tally.wrong += [f"{run}: {each}" for each in differences(whole, run)]
+                tally.counts["before the first save"] += not list_checkpoints(
+                    killed / "checkpoints"
+                )
+                check_disk(killed, 0, tally)
+        if finished or launched(killed, source, UNDISTURBED, tally):
+            tally.wrong += [f"{killed}: {each}" for each in differences(whole, killed)]
             tally.counts["runs compared"] += 1
     return tally
 
