@@ -310,7 +310,8 @@ def launched(folder: Path, source: str, disturbance: Disturbance, tally: Tally) 
 
 def ranks(folder: Path, source: str, count: int, chance: random.Random) -> Tally:
     """Kill one of two processes, `count` times; the other must end too."""
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # it tells of each kill
+    for name in ("torch.distributed", "torch.multiprocessing.spawn"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # they tell of each kill
     tally, number, seconds = Tally(), 0, 0.0
     whole = folder / "together"
     for each in (folder / "first-together", whole):
