@@ -35,12 +35,15 @@ proof: .venv/installed
 	$(BIN)/python benchmarks/quality.py
 
 # Whether every layout gives the gradients of one process: all cases, about four minutes. Then
-# whether broken runs are named and healthy ones are not: forty runs, some minutes more. Then
-# whether a study that is killed twenty times ends with the table of one that is not.
+# whether broken runs are named and healthy ones are not: forty runs, some minutes more. Then whether
+# a study that is killed twenty times ends with the table of one that is not, and whether runs
+# survive: kills, signals, failing disks, damaged checkpoints (docs/survival.md), 40 minutes.
 campaign: .venv/developing
 	$(BIN)/looktwice doctor --whole
 	$(BIN)/python benchmarks/health.py
 	LOOKTWICE_STUDY_KILLS=20 $(BIN)/pytest tests/study/test_runner.py -k killed
+	$(BIN)/python benchmarks/survival.py
+	WHOLE_SURVIVAL=1 $(BIN)/pytest tests/survival --deselect tests/survival/test_campaign.py
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -10,7 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 import looktwice
 from looktwice import launched
-from looktwice.errors import LooktwiceError, PeerError, UsageError
+from looktwice.errors import LooktwiceError, PeerError, Stopped, UsageError
 
 COMMANDS = {
     "demo": "Train, prove and report on the pictures that come with looktwice.",
@@ -26,6 +27,9 @@ COMMANDS = {
 }
 TOGETHER = ("pretrain", "resume")
 """Commands that several processes run together."""
+
+SAVED, INTERRUPTED = 75, 130
+"""Exit codes after SIGTERM or SIGUSR1 (EX_TEMPFAIL of sysexits.h: try again), and after Ctrl-C."""
 
 app = App(
     name="looktwice",
@@ -51,7 +55,7 @@ def command() -> NoReturn:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; return its exit code: 0, 1 failure, 2 usage, 130 interrupted.
+    """Run the command; return its exit code: 0, 1 failure, 2 usage, 75 saved, 130 interrupted.
 
     Of processes that torchrun started together, the first one prints.
     """
@@ -62,10 +66,13 @@ def main(argv: list[str] | None = None) -> int:
             _check_processes(arguments)
             app([argument for argument in arguments if argument != "--debug"])
             sys.stdout.flush()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.number if isinstance(interrupt, Stopped) else signal.SIGINT
+        by_user = number == signal.SIGINT
         if launched.rank() == 0:
-            print("looktwice: interrupted", file=sys.stderr)
-        return 130
+            reason = "interrupted" if by_user else f"stopped by {signal.Signals(number).name}"
+            print(f"looktwice: {reason}", file=sys.stderr)
+        return INTERRUPTED if by_user else SAVED
     except BrokenPipeError:
         # The reader of a pipe left; Python would complain once more while closing stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

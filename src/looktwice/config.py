@@ -243,6 +243,9 @@ class TrainConfig:
     )
     checkpoint_every: int = option(0, "steps between checkpoints (0: every epoch)", low=0)
     keep_last: int = option(2, "checkpoints kept, the best one aside", low=1, high=10000)
+    max_skipped: int = option(
+        10, "steps in a row that may be skipped, since their loss or gradient is not finite", low=0
+    )
     tensorboard: bool = option(False, "write TensorBoard events too (extra: tracking)")
 
 

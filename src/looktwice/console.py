@@ -54,7 +54,7 @@ def epoch_line(record: dict[str, Any], *, num_epochs: float, seconds_left: float
         parts.append(f"loss {record['loss']:.3f} (chance {record['chance_loss']:.3f})")
         parts.append(f"top-1 {record['top1']:6.1%}")
     else:
-        parts.append("untrained")
+        parts.append("no step taken" if record["step"] else "untrained")
     if record["knn"] is not None:
         parts.append(f"k-NN {record['knn']:.1%}")
     if record["learning_rate"] is not None:
