@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import filecmp
 import os
 import secrets
 import shutil
@@ -19,7 +21,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         RunError: the disk is full, or the folder cannot be written; an older file stays.
     """
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
-    with _plainly(path):
+    with plainly(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _beside(path)
         try:
@@ -36,7 +38,7 @@ def write_folder_atomic(path: Path, files: dict[str, bytes]) -> None:
 
     A folder of that name is replaced. Raises as `write_atomic`.
     """
-    with _plainly(path):
+    with plainly(path):
         temporary = _beside(path)
         try:
             temporary.mkdir()
@@ -64,9 +66,50 @@ def _write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+@contextlib.contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """Give the hidden folder beside `path` where work on it is kept until it is whole.
+
+    It is there again for the next process after a kill, and is held by one process at a time.
+
+    Raises:
+        RunError: another process holds it, or it cannot be made.
+    """
+    folder = path.with_name(f".{path.name}-unfinished")
+    with plainly(path):
+        folder.mkdir(exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield folder
+    except BlockingIOError:
+        raise RunError(f"{path} is being written by another process; wait for it") from None
+    finally:
+        os.close(handle)
+
+
+def move_new(source: Path, target: Path) -> None:
+    """Bring a file or folder of files to the disk, then under its name in an existing folder.
+
+    Raises:
+        RunError: something else has that name, or the disk is full.
+    """
+    with plainly(target):
+        files = list(source.iterdir()) if source.is_dir() else [source]
+        for file in files:
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+        if source.is_dir():
+            _sync_folder(source)
+        if target.exists() and not (target.is_file() and filecmp.cmp(source, target, False)):
+            raise RunError(f"{target} exists already and is left as it is; choose another --out")
+        source.replace(target)
+        _sync_folder(target.parent)
+
+
 def append_line(path: Path, line: str) -> None:
     """Append one line in a single write. Raises as `write_atomic`."""
-    with _plainly(path), path.open("ab") as file:
+    with plainly(path), path.open("ab") as file:
         file.write(line.encode("utf-8", "surrogateescape") + b"\n")
 
 
@@ -79,7 +122,8 @@ def _sync_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _plainly(path: Path) -> Iterator[None]:
+def plainly(path: Path) -> Iterator[None]:
+    """Raise RunError, for people, for what the system says of writing `path` in this block."""
     try:
         yield
     except OSError as error:
