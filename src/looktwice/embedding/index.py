@@ -7,6 +7,7 @@ vectors are mapped into memory, so that only what is searched is read, and nothi
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ VECTORS: Final = "vectors.faiss"
 ROWS: Final = "rows.jsonl"
 PLACES: Final = "places.npy"
 ABOUT: Final = "about.json"
+AHEAD: Final = 1 << 17  # bytes asked for at once: of more, systems cut off what they find too much
 
 Vectors = NDArray[np.float32]
 
@@ -154,6 +156,7 @@ def open_index(folder: Path) -> Index:
     except OSError as error:
         raise RunError(f"there is no index at {folder}: it has no {ABOUT}") from error
     try:
+        _ask_for(folder / VECTORS)
         vectors = faiss.read_index(str(folder / VECTORS), faiss.IO_FLAG_MMAP_IFC)
         places = np.load(folder / PLACES, mmap_mode="r")
     except (OSError, ValueError, RuntimeError) as error:
@@ -162,6 +165,17 @@ def open_index(folder: Path) -> Index:
     if (vectors.ntotal, vectors.d) != shape or len(places) != about.rows:
         raise _damaged(folder)
     return Index(folder, about, vectors, places)
+
+
+def _ask_for(path: Path) -> None:
+    """Have the system read a file while other things are done.
+
+    faiss tells it not to read ahead in what is mapped: half a gigabyte then comes 4 KB at a time,
+    which took 20 s where this takes half a second.
+    """
+    with path.open("rb") as file:
+        for start in range(0, path.stat().st_size, AHEAD):
+            os.posix_fadvise(file.fileno(), start, AHEAD, os.POSIX_FADV_WILLNEED)
 
 
 def _damaged(folder: Path) -> RunError:

@@ -141,9 +141,11 @@ def open_parts(
     """
     settings = None if run is None else run.config().data
     if data is not None:
+        parts = open_official(data, root=(settings and settings.root) or None)
+        first = [name for name in ("train", "validation", "test") if name in parts]
+        parts = {name: parts[name] for name in [*first, *sorted(parts.keys() - first)]}
         if settings is None:
-            return open_official(data)
-        parts = open_official(data, root=settings.root or None)
+            return parts
         return {name: source.over(settings.alpha) for name, source in parts.items()}
     if settings is None:
         raise UsageError("no pictures named: give --data FOLDER or NAME")
