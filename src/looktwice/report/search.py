@@ -112,13 +112,13 @@ def render_search(
 ) -> str:
     """Return the page's text; arguments as in `write_search`."""
     about = index.about
-    spec = about.encoder["spec"]
+    spec, name = about.encoder["spec"], about.pictures["name"].removesuffix("/train")
     return render_page(
         "search.html.j2",
         answers=[_shown(answer, pictures) for answer in answers],
-        data=about.pictures["name"],
+        data=name,
         facts=[
-            f"searched: {numbers.plural(len(index), 'picture')} of {about.pictures['name']}",
+            f"searched: {numbers.plural(len(index), 'picture')} of {name}",
             f"encoder: {PurePath(about.encoder['target']).name}",
             f"{spec['backbone']} at {spec['image_size']} px",
             f"weights {about.encoder['weights_sha256'][:12]}",
@@ -140,7 +140,7 @@ def _shown(answer: Answer, pictures: Mapping[str, Source]) -> ShownAnswer:
 def _sentence(answer: Answer) -> str:
     """Say what the hits have in common: the label of most, and how alike they are."""
     labels = [hit.label for hit in answer.hits if hit.label is not None]
-    alike = f"similarity {answer.hits[0].similarity:.2f} to {answer.hits[-1].similarity:.2f}"
+    alike = f"similarity {answer.hits[0].similarity:.3f} to {answer.hits[-1].similarity:.3f}"
     if not labels:
         return f"{numbers.plural(len(answer.hits), 'picture')}, {alike}"
     most = max(labels, key=labels.count)
