@@ -19,7 +19,7 @@ import torch
 from looktwice.console import TrainingConsole
 from looktwice.data import Data, Source
 from looktwice.embedding.about import About
-from looktwice.embedding.formats import bad_lines, format_of, read_about, side_file
+from looktwice.embedding.formats import ENDINGS, bad_lines, format_of, read_about, side_file
 from looktwice.embedding.pieces import Piece, Pieces
 from looktwice.embedding.rows import Rows
 from looktwice.embedding.subject import HEADLESS, Eye, Subject, as_dtype, open_eye, open_subject
@@ -122,7 +122,7 @@ def _check_place(out: Path) -> None:
     if out.exists() or out.with_name(f".{out.name}-unfinished").exists():
         return
     for path in out.parent.iterdir():
-        if path.name.startswith(f"{out.name}."):
+        if path.name.startswith(f"{out.name}.") and path.name.endswith(ENDINGS):
             raise RunError(f"{path} is in the way of {out} and left as it is; choose another --out")
 
 

@@ -22,6 +22,7 @@ from looktwice.foreign import load_npy
 
 AT_ONCE: Final = 1024  # rows read together
 COLUMNS: Final = ("split", "index", "name", "label")
+ENDINGS: Final = (".json", ".rows.csv", ".bad_files.jsonl", ".npy")  # of side files
 DIGITS: Final = {"float32": 9, "float16": 5}  # decimal digits that give every number back
 
 
