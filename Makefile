@@ -30,6 +30,8 @@ bench: .venv/developing
 	$(BIN)/python benchmarks/equal_time.py
 	$(BIN)/python benchmarks/evaluate.py
 	$(BIN)/python benchmarks/analysis.py
+	$(BIN)/python benchmarks/embed.py
+	$(BIN)/python benchmarks/search.py
 
 proof: .venv/installed
 	$(BIN)/python benchmarks/quality.py

@@ -258,6 +258,98 @@ def analyze(
     _finish({"analysis": str(page)}, [f"analysis: {page}"], as_json=json_)
 
 
+def embed(
+    target: Annotated[
+        str, Parameter(help="run folder, encoder.safetensors, or timm:NAME and others")
+    ],
+    /,
+    *,
+    out: Annotated[
+        Path, Parameter(alias="-o", help="new file that ends in .parquet, .npy or .csv")
+    ],
+    data: Annotated[
+        str | None, Parameter(alias="-d", help="other pictures than the run's, labelled or not")
+    ] = None,
+    layers: Annotated[
+        str, Parameter(help="h, and of a run also hidden-1, …, z of its projection head: h,z")
+    ] = "h",
+    dtype: Annotated[str, Parameter(help="float32 or float16")] = "float32",
+    weights: Annotated[
+        Path | None, Parameter(help="weights of an encoder that is no run's")
+    ] = None,
+    image_size: Annotated[
+        int | None, Parameter(help="side at which pictures enter such an encoder, pixels")
+    ] = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Write pictures' features to a file; killed and started again, it goes on."""
+    from looktwice.embedding import embed_target
+
+    with contextlib.redirect_stdout(sys.stderr if json_ else sys.stdout):
+        found = embed_target(
+            target,
+            out,
+            data=data,
+            layers=layers.split(","),
+            dtype=dtype,
+            weights=weights,
+            image_size=image_size,
+            device=device,
+        )
+    about = found.about
+    said = "there already" if found.kept else "written"
+    lines = [f"{said}: {out}: {about.rows:,} pictures, {about.dtype}, {_widths(about.layers)}"]
+    if found.bad_files:
+        lines.append(f"{about.unreadable:,} could not be read, listed in {found.bad_files}")
+    bad = str(found.bad_files) if found.bad_files else None
+    result = {"file": str(out), "there_already": found.kept, "bad_files": bad}
+    _finish(result | dataclasses.asdict(about), lines, as_json=json_)
+
+
+def _widths(layers: dict[str, int]) -> str:
+    return ", ".join(f"{name} of {width}" for name, width in layers.items())
+
+
+def search(
+    target: Annotated[
+        str, Parameter(help="run folder, embedding (.parquet, .npy, .csv), or its .index")
+    ],
+    /,
+    *queries: Annotated[Path, Parameter(help="picture files")],
+    count: Annotated[int, Parameter(alias=("-n", "-k"), help="pictures to find for each")] = 10,
+    data: Annotated[
+        str | None,
+        Parameter(alias="-d", help="of a run: other pictures; of an index: where its own are now"),
+    ] = None,
+    encoder: Annotated[
+        str | None, Parameter(help="of an index, the same encoder in another place")
+    ] = None,
+    out: Annotated[
+        Path | None, Parameter(alias="-o", help="new HTML: an offline page with the pictures")
+    ] = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Find the pictures most alike to given ones: exact cosine similarity of features."""
+    from looktwice.embedding import search_target
+    from looktwice.embedding.search import open_pictures
+    from looktwice.report import search as shown
+
+    if out is not None:
+        shown.check_page(out)
+    with contextlib.redirect_stdout(sys.stderr if json_ else sys.stdout):
+        index, answers = search_target(
+            target, queries, encoder=encoder, data=data, k=count, device=device
+        )
+        result, lines = shown.as_json(index, answers), [shown.table(index, answers)]
+        if out is not None:
+            pictures = open_pictures(index.about, data)
+            shown.write_search(out, index, answers, pictures, command=_command())
+            result, lines = result | {"page": str(out)}, [*lines, f"page: {out}"]
+    _finish(result, lines, as_json=json_)
+
+
 def preview(
     *,
     recipe: Recipe = None,

@@ -6,6 +6,8 @@ Whatever a kill interrupts leaves at most hidden names beside the whole ones (`r
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import filecmp
 import os
 import re
 import secrets
@@ -29,7 +31,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         RunError: the disk is full, or the folder cannot be written; an older file stays.
     """
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
-    with _plainly(path):
+    with plainly(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _beside(path)
         try:
@@ -49,7 +51,7 @@ def write_folder_atomic(path: Path, files: dict[str, bytes]) -> None:
     as ``<name>.former``. Raises as `write_atomic`.
     """
     former = path.with_name(path.name + FORMER)
-    with _plainly(path):
+    with plainly(path):
         if not path.parent.is_dir():
             path.parent.mkdir()
             _sync_folder(path.parent.parent)
@@ -76,7 +78,7 @@ def remove_folder(path: Path) -> None:
     Raises:
         RunError: it cannot be removed.
     """
-    with _plainly(path, "cannot remove {}: {}; remove it yourself"):
+    with plainly(path, "cannot remove {}: {}; remove it yourself"):
         _remove(path)
 
 
@@ -87,13 +89,13 @@ def remove_leftovers(folder: Path) -> None:
     """
     for path in folder.iterdir() if folder.is_dir() else ():
         if _LEFTOVER.fullmatch(path.name):
-            with _plainly(path, "cannot remove {}: {}; remove it yourself"):
+            with plainly(path, "cannot remove {}: {}; remove it yourself"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def append_line(path: Path, line: str) -> None:
     """Append one line, and see it on disk. Raises as `write_atomic`."""
-    with _plainly(path):
+    with plainly(path):
         _write(path, line.encode("utf-8", "surrogateescape") + b"\n", os.O_APPEND)
 
 
@@ -125,6 +127,47 @@ def _write(path: Path, data: bytes, how: int) -> None:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """Give the hidden folder beside `path` where work on it is kept until it is whole.
+
+    It is there again for the next process after a kill, and is held by one process at a time.
+
+    Raises:
+        RunError: another process holds it, or it cannot be made.
+    """
+    folder = path.with_name(f".{path.name}-unfinished")
+    with plainly(path):
+        folder.mkdir(exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield folder
+    except BlockingIOError:
+        raise RunError(f"{path} is being written by another process; wait for it") from None
+    finally:
+        os.close(handle)
+
+
+def move_new(source: Path, target: Path) -> None:
+    """Bring a file or folder of files to the disk, then under its name in an existing folder.
+
+    Raises:
+        RunError: something else has that name, or the disk is full.
+    """
+    with plainly(target):
+        files = list(source.iterdir()) if source.is_dir() else [source]
+        for file in files:
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+        if source.is_dir():
+            _sync_folder(source)
+        if target.exists() and not (target.is_file() and filecmp.cmp(source, target, False)):
+            raise RunError(f"{target} exists already and is left as it is; choose another --out")
+        source.replace(target)
+        _sync_folder(target.parent)
+
+
 def _sync_folder(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -134,9 +177,10 @@ def _sync_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _plainly(
+def plainly(
     path: Path, words: str = "cannot write {}: {}; free space or choose another --out"
 ) -> Iterator[None]:
+    """Raise RunError, for people, for what the system says of writing `path` in this block."""
     try:
         yield
     except OSError as error:

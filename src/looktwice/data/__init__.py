@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from looktwice.data.loader import BadPicture, Batch, Loader
-from looktwice.data.open import Data, open_source, open_splits
+from looktwice.data.open import Data, open_official, open_source, open_splits
 from looktwice.data.shuffle import permute
 from looktwice.data.sources import ArraySource, FolderSource, Source, join, subset
 from looktwice.data.splits import Splits
@@ -18,6 +18,7 @@ __all__ = [
     "Source",
     "Splits",
     "join",
+    "open_official",
     "open_source",
     "open_splits",
     "permute",

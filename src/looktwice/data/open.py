@@ -56,7 +56,7 @@ def open_source(
         DataError: nothing there, or not usable.
         UsageError: no such split, or classes of what is no folder.
     """
-    official = _official(data, root, classes, download)
+    official = open_official(data, root=root, classes=classes, download=download)
     if split not in official:
         raise UsageError(
             f"{official['train'].name!r} has no official split {split!r}."
@@ -91,17 +91,20 @@ def open_splits(
         UsageError: a fraction or the seed out of range, or classes of what is no folder.
     """
     return carve(
-        _official(data, root, classes, download),
+        open_official(data, root=root, classes=classes, download=download),
         validation_fraction=validation_fraction,
         test_fraction=test_fraction,
         seed=seed,
     )
 
 
-def _official(
-    data: Data, root: str | Path | None, classes: str, download: bool
+def open_official(
+    data: Data, *, root: str | Path | None = None, classes: str = "", download: bool = False
 ) -> dict[str, Source]:
-    """Open official splits by name; "train" is always among them."""
+    """Open all official splits by name; "train" is always among them.
+
+    Arguments and errors are those of `open_source`.
+    """
     path = None if isinstance(data, Source | np.ndarray | tuple) else _path(os.fspath(data))
     chosen = read_class_list(classes) if classes else None
     named = DATA_SETS.get(data) if isinstance(data, str) else None
