@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format bench proof campaign clean
+.PHONY: demo test check format bench proof campaign release-check clean
 
 demo: .venv/installed
 	$(BIN)/looktwice demo
@@ -41,6 +41,12 @@ campaign: .venv/developing
 	$(BIN)/looktwice doctor --whole
 	$(BIN)/python benchmarks/health.py
 	LOOKTWICE_STUDY_KILLS=20 $(BIN)/pytest tests/study/test_runner.py -k killed
+
+# What would be published: built, looked through, installed anew, run, audited. Some minutes and
+# gigabytes. TORCH=2.9.1 installs that one; PYTHONS="python3.12 python3.13" tries these too.
+release-check: .venv/developing
+	$(BIN)/python -m pip install --quiet build hatchling pip-audit
+	$(BIN)/python scripts/release_check.py $(if $(TORCH),--torch $(TORCH)) $(if $(PYTHONS),--pythons $(PYTHONS))
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
