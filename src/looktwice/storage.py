@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -65,9 +66,13 @@ def _write_synced(path: Path, data: bytes) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line in a single write. Raises as `write_atomic`."""
-    with _plainly(path), path.open("ab") as file:
-        file.write(line.encode("utf-8", "surrogateescape") + b"\n")
+    """Append one line in a single write, or nothing of it. Raises as `write_atomic`."""
+    data = line.encode("utf-8", "surrogateescape") + b"\n"
+    with _plainly(path), path.open("ab", buffering=0) as file:
+        before = file.tell()
+        if file.write(data) < len(data):  # what fits is written before a full disk is told
+            file.truncate(before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _sync_folder(path: Path) -> None:
