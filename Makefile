@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format bench proof campaign clean
+.PHONY: demo test check format bench proof campaign release-check clean
 
 demo: .venv/installed
 	$(BIN)/looktwice demo
@@ -46,6 +46,12 @@ campaign: .venv/developing
 	LOOKTWICE_STUDY_KILLS=20 $(BIN)/pytest tests/study/test_runner.py -k killed
 	$(BIN)/python benchmarks/survival.py
 	WHOLE_SURVIVAL=1 $(BIN)/pytest tests/survival --deselect tests/survival/test_campaign.py
+
+# What would be published: built, looked through, installed anew, run, audited. Some minutes and
+# gigabytes. TORCH=2.9.1 installs that one; PYTHONS="python3.12 python3.13" tries these too.
+release-check: .venv/developing
+	$(BIN)/python -m pip install --quiet build hatchling pip-audit
+	$(BIN)/python scripts/release_check.py $(if $(TORCH),--torch $(TORCH)) $(if $(PYTHONS),--pythons $(PYTHONS))
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv

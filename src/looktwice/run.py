@@ -106,8 +106,12 @@ def create_run(path: Path | None, config: Config, *, command: str, fingerprint: 
     run = Run(_claim(path) if path else _next_free(DEFAULT_FOLDER, config.recipe))
     together = {"processes": launched.world_size()}
     facts = {**environment(command), **together, "pictures": fingerprint}
-    write_atomic(run.environment_file, json.dumps(facts, indent=1))
-    write_atomic(run.config_file, configuration.to_toml(config))  # last: now it is a run
+    try:
+        write_atomic(run.environment_file, json.dumps(facts, indent=1))
+        write_atomic(run.config_file, configuration.to_toml(config))  # last: now it is a run
+    except RunError:
+        run.environment_file.unlink(missing_ok=True)  # the same --out can be given again
+        raise
     return run
 
 

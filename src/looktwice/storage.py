@@ -94,9 +94,15 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line, and see it on disk. Raises as `write_atomic`."""
+    """Append one line, and see it on disk, or nothing of it. Raises as `write_atomic`."""
     with plainly(path):
-        _write(path, line.encode("utf-8", "surrogateescape") + b"\n", os.O_APPEND)
+        before = path.stat().st_size if path.exists() else 0
+        try:
+            _write(path, line.encode("utf-8", "surrogateescape") + b"\n", os.O_APPEND)
+        except OSError:  # what fits is written before a full disk is told
+            with contextlib.suppress(OSError):
+                os.truncate(path, before)
+            raise
 
 
 def _remove(path: Path) -> None:

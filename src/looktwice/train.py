@@ -57,7 +57,7 @@ from looktwice.run import (
 )
 from looktwice.stopping import StopRequest, stop_request
 from looktwice.storage import append_line, remove_leftovers, write_atomic
-from looktwice.tracking import write_events
+from looktwice.tracking import tracked
 
 CALIBRATION_SECONDS = 3.0
 CALIBRATION_STEPS = 8
@@ -175,7 +175,7 @@ def start(
         training = build(config, splits, own)
         run = _create_run(out, config, command=command, splits=splits)
         console.say(f"run {run.path}: {describe(training)}, {length(training)}")
-        with _held(run):
+        with _held(run), _tracked(run, training, 0):
             train(run, training, Progress(), console)
     return run
 
@@ -211,6 +211,13 @@ def _console(file: TextIO) -> Iterator[TrainingConsole]:
 def _held(run: Run) -> Iterator[None]:
     with exclusive(run) if distributed.is_first() else contextlib.nullcontext():
         yield
+
+
+def _tracked(run: Run, training: Training, step: int) -> contextlib.AbstractContextManager[None]:
+    if not distributed.is_first():
+        return contextlib.nullcontext()
+    settings = configuration.flatten(training.config)
+    return tracked(training.tracker, run.path, settings, step)
 
 
 def dry_run(config: Config, out: Path | None) -> str:
@@ -259,7 +266,8 @@ def resume(
             training = build(config, splits, method)
             progress = restore(run, training, console)
             console.say(f"{run.path} goes on at step {progress.step} of {config.train.steps}")
-            train(run, training, progress, console)
+            with _tracked(run, training, progress.step):
+                train(run, training, progress, console)
     return run
 
 
@@ -540,8 +548,7 @@ def finish_epoch(
     line = epoch_line(record, num_epochs=math.ceil(training.num_epochs), seconds_left=left)
     console.say(line)
     append_line(run.log_file, line)
-    if config.train.tensorboard:
-        write_events(run.path / "tensorboard", record)
+    training.tracker.write(record)
 
 
 def _verdict(health: Health, training: Training, progress: Progress) -> str:

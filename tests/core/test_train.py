@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import looktwice
-from looktwice import train
+from looktwice import storage, train
 from looktwice.checkpoint import (
     generator_tensors,
     list_checkpoints,
@@ -23,7 +23,7 @@ from looktwice.checkpoint import (
 from looktwice.config import resolve, to_toml, with_values
 from looktwice.data import open_splits
 from looktwice.errors import DataError, PeerError, RunError, Stopped, UsageError
-from looktwice.run import IN_MEMORY, Run, exclusive
+from looktwice.run import IN_MEMORY, Run, check_free, exclusive
 from looktwice.stopping import stop_request
 
 SETTINGS = {
@@ -251,6 +251,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
               "optim.name": "sgd", "optim.weight_decay": 1.0, "train.max_skipped": 3})  # fmt: skip
     parts, _ = load_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[-1])
     assert all(t.isfinite().all() for t in parts["method"].values())
+
+
+def test_a_run_that_finds_no_room_to_begin_can_be_given_the_same_folder_again(
+    tmp_path, monkeypatch
+):
+    def full(path, content):
+        if path.name == "config.toml":
+            raise RunError("cannot write config.toml: No space left on device")
+        storage.write_atomic(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("looktwice.run.write_atomic", full)
+        with pytest.raises(RunError, match="No space left"):
+            start(tmp_path / "run")
+    assert not any((tmp_path / "run").iterdir())
+    check_free(tmp_path / "run")
 
 
 def test_existing_runs_and_files_are_never_overwritten(undisturbed, tmp_path):
