@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format bench proof campaign release-check clean
+.PHONY: demo test check format docs bench proof campaign release-check clean
 
 demo: .venv/installed
 	$(BIN)/looktwice demo
@@ -19,6 +19,10 @@ check: .venv/developing
 format: .venv/developing
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# docs/_build/index.html, of docs/*.md and the docstrings; warnings are errors.
+docs: .venv/developing
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build
 
 # The figures of docs/measured.md; each prints its table. Run them on an idle machine.
 bench: .venv/developing

@@ -34,7 +34,9 @@ def _settings_type() -> Any:
         partial: Any = dataclasses.make_dataclass(
             f"{section.title()}Flags", fields, frozen=True, namespace={"__module__": __name__}
         )
-        flags: Any = Annotated[partial, Parameter(group=group)]
+        # Without a name of its own: --data would else be all of its section, and refused beside
+        # --data.threads.
+        flags: Any = Annotated[partial, Parameter(name="*", group=group)]
         groups.append((section, flags, dataclasses.field(default_factory=partial)))
     return dataclasses.make_dataclass(
         "Flags", groups, frozen=True, namespace={"__module__": __name__}
@@ -45,9 +47,12 @@ def _flag_type(key: str, entry: dataclasses.Field[Any], group: Group) -> Any:
     kind = configuration.field_type(key)
     limits = configuration.range_text(key)
     text = entry.metadata["text"] + (f" {limits}" if limits else "")
-    negative = f"--{key.split('.')[0]}.no-{entry.name.replace('_', '-')}" if kind is bool else ()
+    section, name = key.replace("_", "-").split(".")
     parameter = Parameter(
-        alias=entry.metadata["flags"] or None, help=text, group=group, negative=negative
+        name=(f"--{section}.{name}", *entry.metadata["flags"]),
+        help=text,
+        group=group,
+        negative=f"--{section}.no-{name}" if kind is bool else (),
     )
     return Annotated[kind | None, parameter]
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 
 import numpy as np
 import pytest
@@ -120,6 +121,18 @@ def test_print_config_can_be_fed_back(capsys, tmp_path):
     (tmp_path / "c.toml").write_text(text)
     assert main(["pretrain", "--print-config", "--config", str(tmp_path / "c.toml")]) == 0
     assert capsys.readouterr().out == text
+
+
+def test_flags_named_as_a_section_stand_beside_others_of_it(capsys):
+    arguments = ["--data", "here", "--data.alpha", "black", "--method", "moco"]
+    longer = [*arguments, "--method.queue-size", "4096", "--data.no-scaled-decoding"]
+    assert main(["pretrain", *longer, "--print-config"]) == 0
+    printed = tomllib.loads(capsys.readouterr().out)
+    assert printed["data"]["source"] == "here"
+    assert printed["data"]["alpha"] == "black"
+    assert not printed["data"]["scaled_decoding"]
+    assert printed["method"]["name"] == "moco"
+    assert printed["method"]["queue_size"] == 4096
 
 
 def test_from_a_folder_to_a_report(capsys, folder, tmp_path):

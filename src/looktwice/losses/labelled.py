@@ -14,7 +14,7 @@ from looktwice.losses.directions import similarities
 def sup_con(z: Tensor, labels: Tensor, *, temperature: float, normalize: bool = True) -> Tensor:
     """Return the supervised contrastive loss: all views of a class are each other's positives.
 
-    The mean over views i of -1/|P(i)| Σ_{p in P(i)} log (exp(z_i·z_p/τ) / Σ_{a≠i} exp(z_i·z_a/τ))
+    The mean over views i of `-1/|P(i)| Σ_{p in P(i)} log (exp(z_i·z_p/τ) / Σ_{a≠i} exp(z_i·z_a/τ))`
     (arXiv 2004.11362, equation 2, L_out; without the published code's factor τ/0.07), where P(i)
     are the other views with i's label. A view that has none is a candidate of the others but not
     counted in the mean; when no view has any, the loss is 0. With a label for each picture it is
