@@ -39,7 +39,7 @@ def write_folder_atomic(path: Path, files: dict[str, bytes]) -> None:
     with _plainly(path):
         temporary = _beside(path)
         try:
-            temporary.mkdir()
+            temporary.mkdir(parents=True)
             for name, data in files.items():
                 _write_synced(temporary / name, data)
             _sync_folder(temporary)
