@@ -23,6 +23,7 @@ COMMANDS = {
     "embed": "Write pictures' features to a file: Parquet, NumPy or CSV.",
     "search": "Find the pictures most alike to given ones.",
     "report": "Write a run's report: one offline page.",
+    "export": "Write an encoder for other tools, preprocessing included.",
     "study": "Compare variants over seeds: a table with intervals, and a page.",
     "doctor": "Say what this machine is, how fast, and what to mend; or check its gradients.",
     "recipes": "List the shipped recipes, or print one.",

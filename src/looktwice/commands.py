@@ -355,6 +355,24 @@ def search(
     _finish(result, lines, as_json=json_)
 
 
+def export(
+    target: Annotated[str, Parameter(help="run folder, encoder.safetensors, or timm:NAME")],
+    /,
+    *,
+    to: Annotated[
+        str, Parameter(help="safetensors, timm, torchvision, program, onnx, hf: docs/export.md")
+    ],
+    out: Annotated[Path, Parameter(alias="-o", help="new file; for timm and hf a new folder")],
+    json_: Json = False,
+) -> None:
+    """Write an encoder for other tools, preprocessing included."""
+    from looktwice.export import export_encoder
+
+    with contextlib.redirect_stdout(sys.stderr):  # what a foreign encoder's loading says
+        path = export_encoder(target, to, out)
+    _finish({"export": str(path), "format": to}, [f"{to}: {path}"], as_json=json_)
+
+
 def preview(
     *,
     recipe: Recipe = None,

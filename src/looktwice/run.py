@@ -103,7 +103,7 @@ def create_run(path: Path | None, config: Config, *, command: str, fingerprint: 
     Raises:
         RunError: the folder exists and is not empty, or cannot be written.
     """
-    run = Run(_claim(path) if path else _next_free(DEFAULT_FOLDER, config.recipe))
+    run = Run(_claim(path) if path else next_free(DEFAULT_FOLDER, config.recipe))
     together = {"processes": launched.world_size()}
     facts = {**environment(command), **together, "pictures": fingerprint}
     try:
@@ -153,8 +153,12 @@ def _claim(path: Path) -> Path:
     return path
 
 
-def _next_free(folder: Path, name: str) -> Path:
-    """Make and return the first of ``folder/name-001``, ``-002``, … that is not there."""
+def next_free(folder: Path, name: str) -> Path:
+    """Make and return the first of ``folder/name-001``, ``-002``, … that is not there.
+
+    Raises:
+        RunError: it cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(1):

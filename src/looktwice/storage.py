@@ -57,7 +57,7 @@ def write_folder_atomic(path: Path, files: dict[str, bytes]) -> None:
             _sync_folder(path.parent.parent)
         temporary = _beside(path)
         try:
-            temporary.mkdir()
+            temporary.mkdir(parents=True)
             for name, data in files.items():
                 _write_synced(temporary / name, data)
             _sync_folder(temporary)
