@@ -9,7 +9,8 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from looktwice.data.class_names import number_labels
-from looktwice.data.sources import ArraySource, Source, printable
+from looktwice.data.files import printable
+from looktwice.data.sources import ArraySource, Source
 from looktwice.errors import DataError
 from looktwice.foreign import load_npy, load_npz
 

@@ -12,7 +12,8 @@ from typing import Final
 import numpy as np
 
 from looktwice.data.class_names import read_names
-from looktwice.data.sources import FolderSource, Labels, Source, printable, probe_channels
+from looktwice.data.files import FolderFiles, printable, probe_channels
+from looktwice.data.sources import FileSource, Labels, Source
 from looktwice.errors import DataError
 
 EXTENSIONS: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -60,13 +61,12 @@ def open_folder(root: Path, chosen: tuple[str, ...] | None = None) -> dict[str, 
             for split, (folder, part) in parts.items()
         }
     classes = chosen or _listed(root, parts["train"][1]) or _class_names(parts["train"][1])
-    channels = probe_channels(*parts["train"])
+    channels = probe_channels(FolderFiles(*parts["train"]))
     splits: dict[str, Source] = {}
     for split, (folder, part) in parts.items():
         labels = None if classes is None else _labels(folder, part, classes)
-        splits[split] = FolderSource(
-            folder,
-            part,
+        splits[split] = FileSource(
+            FolderFiles(folder, part),
             name=printable(str(folder)),
             channels=channels,
             labels=labels,
