@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from looktwice.data.array_files import open_npy, open_npz
+from looktwice.data.array_files import holds_arrays, open_arrays, open_npy, open_npz
 from looktwice.data.cifar import FORMS, open_cifar
 from looktwice.data.class_names import read_class_list
 from looktwice.data.folders import open_folder
@@ -65,7 +65,7 @@ def open_source(
         DataError: nothing there, or not usable.
         UsageError: no such split, or classes of what is no folder.
     """
-    official = _official(data, root, classes, download)
+    official = open_official(data, root=root, classes=classes, download=download)
     if split not in official:
         raise UsageError(
             f"{official['train'].name!r} has no official split {split!r}."
@@ -100,17 +100,20 @@ def open_splits(
         UsageError: a fraction or the seed out of range, or classes of what is no folder.
     """
     return carve(
-        _official(data, root, classes, download),
+        open_official(data, root=root, classes=classes, download=download),
         validation_fraction=validation_fraction,
         test_fraction=test_fraction,
         seed=seed,
     )
 
 
-def _official(
-    data: Data, root: str | Path | None, classes: str, download: bool
+def open_official(
+    data: Data, *, root: str | Path | None = None, classes: str = "", download: bool = False
 ) -> dict[str, Source]:
-    """Open official splits by name; "train" is always among them."""
+    """Open the official splits by name; "train" is always among them.
+
+    Takes and raises what `open_source` does.
+    """
     path = None if isinstance(data, Source | np.ndarray | tuple) else _path(os.fspath(data))
     chosen = read_class_list(classes) if classes else None
     named = DATA_SETS.get(data) if isinstance(data, str) else None
@@ -168,6 +171,8 @@ def _open_folder(folder: Path) -> dict[str, Source]:
         return open_stl10(folder)
     if holds_idx(folder):
         return open_idx(folder)
+    if holds_arrays(folder):
+        return open_arrays(folder)
     if holds_shards(folder):
         return open_shard_folder(folder)
     tables = find_tables(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, final
 
 import numpy as np
@@ -104,6 +104,7 @@ class ArraySource(Source):
         name: what to call it.
         class_names: names of the labels 0 … C-1; without them the distinct labels, sorted,
             become the classes.
+        names: of the pictures, (N,) and distinct; without them ``name[i]``.
 
     Raises:
         DataError: another dtype, shape or length.
@@ -116,8 +117,12 @@ class ArraySource(Source):
         *,
         name: str = "array",
         class_names: tuple[str, ...] | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
         _check_images(images)
+        if names is not None and len(names) != len(images):
+            raise DataError(f"there are {len(names)} names for {len(images)} pictures")
+        self._names = names
         self._images = images if images.ndim == 4 else images[..., None]
         numbers = None
         if labels is not None:
@@ -135,7 +140,7 @@ class ArraySource(Source):
 
     def identifier(self, i: int) -> str:
         """See `Source.identifier`."""
-        return f"{self.name}[{i}]"
+        return f"{self.name}[{i}]" if self._names is None else printable(self._names[i])
 
     def fingerprint(self) -> str:
         """See `Source.fingerprint`."""
