@@ -35,10 +35,14 @@ proof: .venv/installed
 	$(BIN)/python benchmarks/quality.py
 
 # Whether every layout gives the gradients of one process: all cases, about four minutes. Then
-# whether broken runs are named and healthy ones are not: forty runs, some minutes more.
+# whether broken runs are named and healthy ones are not: forty runs, some minutes more. Then
+# whether damaged and hostile files can crash, hang or fill anything, and how fast a million files
+# are scanned.
 campaign: .venv/installed
 	$(BIN)/looktwice doctor --whole
 	$(BIN)/python benchmarks/health.py
+	$(BIN)/python benchmarks/mutants.py
+	$(BIN)/python benchmarks/scan.py
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv

@@ -221,3 +221,13 @@ def test_pillows_warnings_stay_inside(tmp_path, monkeypatch):
         shapes = [source.image(i).shape for i in range(2)]
     assert shapes == [(37, 53, 3)] * 2
     assert not caught
+
+
+def test_a_few_bytes_that_claim_a_large_picture_are_refused():
+    flat = _encode(Image.new("L", (3000, 3000)), "PNG")
+    assert decode(flat, 1).shape == (3000, 3000, 1)
+    data = bytearray(_encode(COLOUR, "WEBP", save_all=True, append_images=[COLOUR.rotate(180)]))
+    assert data[12:16] == b"VP8X"
+    data[24:30] = (3999).to_bytes(3, "little") * 2
+    with pytest.raises(ValueError, match=f"claims 4000 x 4000 pixels in {len(data)} bytes"):
+        decode(bytes(data), 3)

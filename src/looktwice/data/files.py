@@ -18,7 +18,7 @@ from PIL import Image
 from looktwice.data.decoding import FORMATS, GREY_MODES
 
 MAX_BYTES: Final = 1 << 29
-"""Of one file; the largest picture that is decoded has half as many bytes."""
+"""Of one file; the largest picture that is decoded has about as many, decoded."""
 
 NUM_PROBED: Final = 64
 """Pictures looked at to tell whether a source is grey."""
