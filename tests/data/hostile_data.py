@@ -117,7 +117,8 @@ def main():
     opened(
         write_tar(FOLDER / "warm.tar", [*samples(0, 2, [1]), entry("x.jpg", encoded(1, "JPEG"))])
     )
-    opened(write_tar(FOLDER / "words.tar", samples(0, 4, ["a", "b"])))
+    words = [*samples(0, 4, ["a", "b"]), entry("x.png", b"no picture"), entry("x.cls", b"a")]
+    opened(write_tar(FOLDER / "words.tar", words))
     opened(cifar(FOLDER / "warm", hostile_pickles.GOOD))
     made = list(cases())
     sys.addaudithook(hook)

@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from looktwice.data import indexes
 from looktwice.data.class_names import number_labels, read_names
 from looktwice.data.files import Files, Paths, printable, probe_channels, read_regular
-from looktwice.data.folders import CLASS_LISTS, EXTENSIONS, SPLIT_FOLDERS
+from looktwice.data.folders import CLASS_LISTS, SPLIT_FOLDERS
 from looktwice.data.progress import ProgressLine
+from looktwice.data.scan import EXTENSIONS
 from looktwice.data.sources import FileSource, Labels, Source
 from looktwice.data.tar import Member, Read, members
 from looktwice.errors import DataError
