@@ -43,13 +43,16 @@ proof: .venv/installed
 # Whether every layout gives the gradients of one process: all cases, about four minutes. Then
 # whether broken runs are named and healthy ones are not: forty runs, some minutes more. Then whether
 # a study that is killed twenty times ends with the table of one that is not, and whether runs
-# survive: kills, signals, failing disks, damaged checkpoints (docs/survival.md), 40 minutes.
+# survive: kills, signals, failing disks, damaged checkpoints (docs/survival.md), 40 minutes. Last,
+# whether damaged and hostile files can crash, hang or fill anything, and how fast a million are scanned.
 campaign: .venv/developing
 	$(BIN)/looktwice doctor --whole
 	$(BIN)/python benchmarks/health.py
 	LOOKTWICE_STUDY_KILLS=20 $(BIN)/pytest tests/study/test_runner.py -k killed
 	$(BIN)/python benchmarks/survival.py
 	WHOLE_SURVIVAL=1 $(BIN)/pytest tests/survival --deselect tests/survival/test_campaign.py
+	$(BIN)/python benchmarks/mutants.py
+	$(BIN)/python benchmarks/scan.py
 
 # What would be published: built, looked through, installed anew, run, audited. Some minutes and
 # gigabytes. TORCH=2.9.1 installs that one; PYTHONS="python3.12 python3.13" tries these too.

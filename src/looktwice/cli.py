@@ -25,8 +25,13 @@ COMMANDS = {
     "report": "Write a run's report: one offline page.",
     "export": "Write an encoder for other tools, preprocessing included.",
     "study": "Compare variants over seeds: a table with intervals, and a page.",
+    "data": "Pack pictures into shards, an array or folders; check them for damage and doubles.",
     "doctor": "Say what this machine is, how fast, and what to mend; or check its gradients.",
     "recipes": "List the shipped recipes, or print one.",
+}
+DATA_COMMANDS = {
+    "pack": "Write pictures as tar shards, one array or a folder of classes.",
+    "check": "Say what pictures there are, which are bad, and which are there twice.",
 }
 TOGETHER = ("pretrain", "resume")
 """Commands that several processes run together."""
@@ -47,7 +52,13 @@ app = App(
     result_action="return_value",
 )
 app.register_install_completion_command()  # type: ignore[no-untyped-call, unused-ignore]
+_data = App(name="data", help=COMMANDS["data"], help_format="plaintext", sort_key=7)
+for _name, _help in DATA_COMMANDS.items():
+    _data.command(f"looktwice.commands:data_{_name}", name=_name, help=_help)
+app.command(_data)
 for _order, (_name, _help) in enumerate(COMMANDS.items()):
+    if _name == "data":
+        continue
     _function = "evaluate" if _name == "eval" else _name
     app.command(f"looktwice.commands:{_function}", name=_name, help=_help, sort_key=_order)
 

@@ -12,7 +12,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
@@ -550,6 +550,64 @@ def doctor(
         _finish(result, [verdict], as_json=json_)
     if not holds:
         raise RunError(verdict)
+
+
+DataRoot = Annotated[
+    Path | None, Parameter(help="folder that holds named data sets ($LOOKTWICE_DATA)")
+]
+Download = Annotated[bool, Parameter(help="fetch a named data set that is not on this machine")]
+
+
+def data_pack(
+    source: Annotated[str, Parameter(help="pictures, as --data of pretrain takes them")],
+    out: Annotated[Path, Parameter(help="new folder")],
+    /,
+    *,
+    as_: Annotated[
+        Literal["shards", "array", "folder"],
+        Parameter(name="--as", help="tar shards, one array (.npy), or a folder a class"),
+    ] = "shards",
+    size: Annotated[
+        int | None, Parameter(help="of an array: side that all are brought to, pixels")
+    ] = None,
+    shard_mb: Annotated[int, Parameter(help="pictures in a shard, MB")] = 256,
+    data_root: DataRoot = None,
+    download: Download = False,
+    json_: Json = False,
+) -> None:
+    """Write pictures as tar shards, one array or a folder of classes, all of them or nothing."""
+    from looktwice.data.open import open_official
+    from looktwice.data.pack import pack
+
+    official = open_official(source, root=data_root, download=download)
+    packed = pack(official, out, form=as_, size=size, shard_bytes=shard_mb << 20)
+    counts = ", ".join(f"{count:,} {split}" for split, count in packed.counts.items())
+    left = [f"left out {len(packed.bad):,} bad files, such as:"] if packed.bad else []
+    left += [f"    {name!r}: {why}" for name, why in [*packed.bad.items()][:10]]
+    result = {"folder": str(out), "pictures": dict(packed.counts), "bad": dict(packed.bad)}
+    _finish(result, [f"packed {counts} into {_q(out)}", *left], as_json=json_)
+
+
+def data_check(
+    source: Annotated[str, Parameter(help="pictures, as --data of pretrain takes them")],
+    /,
+    *,
+    against: Annotated[
+        str | None, Parameter(help="other pictures, which should not be among these")
+    ] = None,
+    data_root: DataRoot = None,
+    download: Download = False,
+    json_: Json = False,
+) -> None:
+    """Say what pictures there are, which are bad, and which are there twice."""
+    from looktwice.data.check import check
+    from looktwice.data.open import open_official
+
+    found = check(
+        open_official(source, root=data_root, download=download),
+        None if against is None else open_official(against, root=data_root, download=download),
+    )
+    _finish(found.record(), found.lines(), as_json=json_)
 
 
 def recipes(name: Annotated[str | None, Parameter(help="recipe to print whole")] = None, /) -> None:

@@ -112,6 +112,32 @@ def _remove(path: Path) -> None:
         shutil.rmtree(hidden)
 
 
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder that appears under its name only when the block ends; else nothing is left.
+
+    Yields:
+        Where to write: a hidden folder beside it.
+
+    Raises:
+        RunError: something is at `path` already, or the folder cannot be written.
+    """
+    temporary = _beside(path)
+    with _plainly(path):
+        if os.path.lexists(path):
+            raise RunError(f"{path} exists already and is left as it is; choose another name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.mkdir()
+            yield temporary
+            os.sync()
+            temporary.rename(path)  # fails where a file, or a folder that holds something, came
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync_folder(path.parent)
+
+
 def _beside(path: Path) -> Path:
     """Return a hidden name in the same folder that no other process uses."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")

@@ -727,7 +727,7 @@ def _recording_bad_files(run: Run, training: Training, progress: Progress) -> It
     try:
         yield
     finally:
-        found = dict(progress.bad_pictures.values())
+        found = {**training.loader.skipped, **dict(progress.bad_pictures.values())}
         found |= {bad.identifier: bad.reason for bad in training.loader.bad_pictures.values()}
         if found and distributed.is_first():
             lines = (json.dumps({"path": p, "reason": r}) for p, r in sorted(found.items()))

@@ -107,6 +107,7 @@ class Loader:
         steps_per_epoch: whole batches in an epoch.
         waited_seconds: time that consumers spent waiting for batches so far.
         bad_pictures: what was bad so far, by sample index; the same for every `threads`.
+        skipped: as `Source.skipped`.
 
     Raises:
         UsageError: an argument out of range, or a batch larger than the source.
@@ -131,6 +132,7 @@ class Loader:
         self.steps_per_epoch = len(source) // batch_size
         self.waited_seconds = 0.0
         self.bad_pictures: dict[int, BadPicture] = {}
+        self.skipped = source.skipped
         self._source = source
         self._policy = policy
         self._batch_size = batch_size
