@@ -19,7 +19,7 @@ COMMANDS = {
     "resume": "Continue a run to the end it was started for, exactly as if it had not stopped.",
     "eval": "Prove an encoder: k-NN, linear probe and few labels, beside two baselines.",
     "analyze": "Draw what an encoder makes of pictures: t-SNE, a map, where it looks.",
-    "report": "Write a run's report: one offline page.",
+    "report": "Write a run's report, or compare several runs: one offline page.",
     "study": "Compare variants over seeds: a table with intervals, and a page.",
     "doctor": "Say what this machine is, how fast, and what to mend; or check its gradients.",
     "recipes": "List the shipped recipes, or print one.",
