@@ -22,7 +22,7 @@ COMMANDS = {
     "analyze": "Draw what an encoder makes of pictures: t-SNE, a map, where it looks.",
     "embed": "Write pictures' features to a file: Parquet, NumPy or CSV.",
     "search": "Find the pictures most alike to given ones.",
-    "report": "Write a run's report: one offline page.",
+    "report": "Write a run's report, or compare several runs: one offline page.",
     "export": "Write an encoder for other tools, preprocessing included.",
     "study": "Compare variants over seeds: a table with intervals, and a page.",
     "data": "Pack pictures into shards, an array or folders; check them for damage and doubles.",

@@ -206,11 +206,26 @@ def evaluate(
     _finish(found.result, lines, as_json=json_)
 
 
-def report(run: RunFolder, /, *, json_: Json = False) -> None:
-    """Write a run's report: one offline page."""
-    from looktwice.report import report_run
+def report(
+    run: RunFolder,
+    /,
+    *others: Annotated[Path, Parameter(help="further runs, to compare all with each other")],
+    out: Annotated[
+        Path | None, Parameter(alias="-o", help="page of a comparison (comparison-001.html, …)")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Write a run's report, or one that compares several runs: one offline page."""
+    if others:
+        from looktwice.report.comparison import compare_runs
 
-    page = report_run(run)
+        page = compare_runs((run, *others), out, command=_command())
+    elif out is not None:
+        raise UsageError("--out is for comparisons: the report of a run is its report.html")
+    else:
+        from looktwice.report import report_run
+
+        page = report_run(run)
     _finish({"report": str(page)}, [f"report: {page}"], as_json=json_)
 
 

@@ -123,7 +123,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         RunError: something is at `path` already, or the folder cannot be written.
     """
     temporary = _beside(path)
-    with _plainly(path):
+    with plainly(path):
         if os.path.lexists(path):
             raise RunError(f"{path} exists already and is left as it is; choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from looktwice.data import Data, FolderSource, Source
+from looktwice.data import Data, FileSource, Source
+from looktwice.data.files import FolderFiles
 from looktwice.embedding.about import About
 from looktwice.embedding.embed import embed
 from looktwice.embedding.formats import FORMATS, read_about
@@ -149,9 +150,8 @@ def _open_eye(index: Index, encoder: str | None, device: str) -> Eye:
 
 def _query(path: Path, eye: Eye, about: About) -> tuple[str, NDArray[np.uint8]]:
     """Read a query as the pictures of the index were read."""
-    source = FolderSource(
-        path.parent,
-        [path.name],
+    source = FileSource(
+        FolderFiles(path.parent, [path.name]),
         name=str(path),
         channels=eye.encoder.spec.channels,
         ground=about.pictures["alpha"],
