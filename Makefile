@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format docs bench proof campaign release-check clean
+.PHONY: demo test check format docs docs-check bench proof campaign release-check clean
 
 demo: .venv/installed
 	$(BIN)/looktwice demo
@@ -23,6 +23,10 @@ format: .venv/developing
 # docs/_build/index.html, of docs/*.md and the docstrings; warnings are errors.
 docs: .venv/developing
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build
+
+# The commands of the documentation, those too that take a minute.
+docs-check: .venv/developing
+	WHOLE_DOCS=1 $(BIN)/pytest tests/docs
 
 # The figures of docs/measured.md; each prints its table. Run them on an idle machine.
 bench: .venv/developing

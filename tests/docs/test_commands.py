@@ -1,10 +1,11 @@
 """Every command of README and docs runs, on tiny pictures and for two steps.
 
 What stands for something is replaced as `STANDS_FOR` says; what cannot run here is in `NOT_RUN`,
-with the reason. `make release-check` runs what is left out only for its time.
+with the reason. `make docs-check` runs what is left out only for its time.
 """
 
 import contextlib
+import os
 import shlex
 from pathlib import Path
 
@@ -12,6 +13,14 @@ import pages
 import pytest
 
 from looktwice.cli import app, main
+
+QUICK = (
+    "LOOKTWICE_AUGMENT_SIZE",
+    "LOOKTWICE_TRAIN_BATCH_SIZE",
+    "LOOKTWICE_TRAIN_BN_GROUP",
+    "LOOKTWICE_TRAIN_STEPS",
+)
+"""Of `conftest.QUICK`, what a long command does without."""
 
 STANDS_FOR = {
     "FOLDER": "pictures",
@@ -29,7 +38,7 @@ STANDS_FOR = {
 """Words of a command, and what is typed for them."""
 
 NOT_RUN = {
-    "make demo": "makes an environment and trains for minutes; CI runs it as a job",
+    "make demo": "makes an environment and trains for minutes; `looktwice demo` is in LONG",
     "make test": "is what runs this",
     "make format": "changes the sources",
     "make docs": "test_pages.py builds the site",
@@ -37,8 +46,6 @@ NOT_RUN = {
     "make campaign": "takes half an hour",
     "git clone URL looktwice '&&' cd looktwice": "fetches from the network",
     "pip install .": "fetches from the network; make demo does it",
-    "looktwice demo": "trains and measures for minutes; tests/core/test_cli.py shortens it",
-    "looktwice doctor": "measures for half a minute; tests/core/test_doctor.py runs it",
     "looktwice study policy --data FOLDER --minutes 60": "many runs; tests/study/test_search.py",
     "looktwice study temperature --seeds 3 --jobs 2": "15 runs; tests/study/test_runner.py",
     "looktwice study composition --data emoji --seeds 3 --jobs 2 --minutes 60": "many runs",
@@ -49,6 +56,9 @@ NOT_RUN = {
         "several processes; tests/distributed/test_pretrain.py"
     ),
 }
+
+LONG = {"looktwice demo": "looktwice demo --minutes 0.05"}
+"""What takes a minute, even so shortened: run by `make docs-check` alone."""
 
 
 def typed(command):
@@ -74,7 +84,7 @@ def run_command(command):
 def commands_by_page():
     found = {}
     for page, command in pages.commands():
-        if command not in NOT_RUN:
+        if command not in NOT_RUN and command not in LONG:
             found.setdefault(page, []).append(command)
     return found
 
@@ -85,9 +95,19 @@ def test_the_commands_of_a_page_run(page, place, capsys):
         assert run_command(command) == 0, f"{command}: {capsys.readouterr().err}"
 
 
+@pytest.mark.skipif("WHOLE_DOCS" not in os.environ, reason="make docs-check")
+@pytest.mark.parametrize("command", LONG)
+def test_a_long_command_runs(command, place, monkeypatch, capsys):
+    for name in QUICK:
+        monkeypatch.delenv(name)
+    assert run_command(LONG[command]) == 0, capsys.readouterr().err
+
+
 def test_what_is_not_run_is_known_and_does_not_grow():
     assert set(NOT_RUN) <= {command for _, command in pages.commands()}
-    assert len(NOT_RUN) == 15
+    assert set(LONG) <= {command for _, command in pages.commands()}
+    assert len(LONG) == 1
+    assert len(NOT_RUN) == 13
 
 
 def as_pretrain(page, code):
