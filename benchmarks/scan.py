@@ -1,9 +1,9 @@
 """How long a million files take to list, first and again, and what the list and the order hold.
 
 Files are empty, on a file system in memory where there is one, as 1,000 folders of 1,000, and as
-one folder of all. Each measurement is a process of its own; its memory is what it has more, resident,
-when the source is open than before (`held`), and at most (`peak`). Aims: first 60 s, again 2 s,
-300 MB.
+one folder of all. Each measurement is a process of its own; its memory is what it has more,
+resident, when the source is open than before (`held`), and at most (`peak`). Aims: first 60 s,
+again 2 s, 300 MB.
 
 The order of 10^9 samples is drawn position by position: a batch of 4,096 at the beginning, in the
 middle of epoch 7 and at its end, and the same batch again after a restart; a permutation array
