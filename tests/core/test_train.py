@@ -280,6 +280,15 @@ def test_existing_runs_and_files_are_never_overwritten(undisturbed, tmp_path):
         start(tmp_path / "full" / "thesis.tex" / "run")
 
 
+def test_a_start_that_was_killed_before_it_was_a_run_can_be_repeated(tmp_path):
+    for name in ("environment.json", ".environment.json.1-0123abcd", ".config.toml.1-0123abcd"):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_text("{")
+    run = start(tmp_path / "run", **{"train.steps": 1})
+    assert run.encoder_file.exists()
+    assert not list(run.path.glob(".*"))
+
+
 def test_a_batch_larger_than_the_data_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UsageError, match="batch_size 4096 is larger than the 102 training"):
         start(tmp_path / "run", **{"train.batch_size": 4096})
