@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format docs docs-check bench proof campaign clean
+.PHONY: demo test check format docs docs-check bench proof campaign release-check clean
 
 demo: .venv/installed
 	$(BIN)/looktwice demo
@@ -38,17 +38,31 @@ bench: .venv/developing
 	$(BIN)/python benchmarks/equal_time.py
 	$(BIN)/python benchmarks/evaluate.py
 	$(BIN)/python benchmarks/analysis.py
+	$(BIN)/python benchmarks/embed.py
+	$(BIN)/python benchmarks/search.py
 
 proof: .venv/installed
 	$(BIN)/python benchmarks/quality.py
 
 # Whether every layout gives the gradients of one process: all cases, about four minutes. Then
-# whether broken runs are named and healthy ones are not: forty runs, some minutes more. Then
-# whether a study that is killed twenty times ends with the table of one that is not.
+# whether broken runs are named and healthy ones are not: forty runs, some minutes more. Then whether
+# a study that is killed twenty times ends with the table of one that is not, and whether runs
+# survive: kills, signals, failing disks, damaged checkpoints (docs/survival.md), 40 minutes. Last,
+# whether damaged and hostile files can crash, hang or fill anything, and how fast a million are scanned.
 campaign: .venv/developing
 	$(BIN)/looktwice doctor --whole
 	$(BIN)/python benchmarks/health.py
 	LOOKTWICE_STUDY_KILLS=20 $(BIN)/pytest tests/study/test_runner.py -k killed
+	$(BIN)/python benchmarks/survival.py
+	WHOLE_SURVIVAL=1 $(BIN)/pytest tests/survival --deselect tests/survival/test_campaign.py
+	$(BIN)/python benchmarks/mutants.py
+	$(BIN)/python benchmarks/scan.py
+
+# What would be published: built, looked through, installed anew, run, audited. Some minutes and
+# gigabytes. TORCH=2.9.1 installs that one; PYTHONS="python3.12 python3.13" tries these too.
+release-check: .venv/developing docs-check
+	$(BIN)/python -m pip install --quiet build hatchling pip-audit
+	$(BIN)/python scripts/release_check.py $(if $(TORCH),--torch $(TORCH)) $(if $(PYTHONS),--pythons $(PYTHONS))
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv

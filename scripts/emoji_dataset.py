@@ -9,7 +9,7 @@ are compared with the ones below. OUT gets
 
     train/ val/ test/   <category>/<artist>-<codepoints>.png, 64 x 64 RGB, transparency over white
     artists.csv         file_name, label, artist, emoji, group
-    NOTICE, LICENSE-…   whose drawings these are, and under which licences
+    NOTICE, LICENSE-…   whose drawings these are, and under which licences; Google's in full text
 
 Both artists' drawings of an emoji, and all its skin tones, genders, kinds of hair and directions,
 are one group, as are couples and families of any make-up, and emoji that an artist draws with the
@@ -57,6 +57,9 @@ INTEGRITY: Final = {
 }
 """What npm's registry says of emoji-datasource-<artist>, by artist."""
 
+DRAWINGS_LICENCES: Final = {"google": Path(__file__).parent / "licences/Apache-2.0.txt"}
+"""Texts that have to go with an artist's drawings: the packages hold that of their makers alone."""
+
 NOTICE: Final = """\
 The drawings in this folder are not looktwice's. They come from the npm packages
 emoji-datasource-google and emoji-datasource-twitter, version 16.0.0
@@ -64,7 +67,7 @@ emoji-datasource-google and emoji-datasource-twitter, version 16.0.0
 scripts/emoji_dataset.py, without other change.
 
 google-*.png: Noto Emoji, https://github.com/googlefonts/noto-emoji, Copyright Google LLC, under
-the Apache License, Version 2.0, https://www.apache.org/licenses/LICENSE-2.0
+the Apache License, Version 2.0, whose text is in LICENSE-google-drawings.txt
 
 twitter-*.png: Twemoji, https://github.com/twitter/twemoji, Copyright Twitter, Inc and other
 contributors, under CC-BY 4.0, https://creativecommons.org/licenses/by/4.0/
@@ -321,9 +324,11 @@ def write(folder: Path, drawings: list[Drawing], splits: Mapping[str, str]) -> N
 
 
 def copy_licences(package: Path, folder: Path, artist: str) -> None:
-    """Keep the licence files that a package carries."""
+    """Keep the licence files that a package carries, and add that of the drawings."""
     for path in sorted(package.glob("LICENSE*")):
         shutil.copyfile(path, folder / f"{path.stem}-{artist}{path.suffix}")
+    if artist in DRAWINGS_LICENCES:
+        shutil.copyfile(DRAWINGS_LICENCES[artist], folder / f"LICENSE-{artist}-drawings.txt")
 
 
 def check(out: Path) -> str:

@@ -33,7 +33,7 @@ from looktwice.models import (
 )
 from looktwice.monitor import Monitor
 from looktwice.run import build_policy
-from looktwice.tracking import check_tensorboard
+from looktwice.tracking import Tracker, build_tracker
 
 # What torch found when it started; it can be lowered by any run in this process.
 _ALL_THREADS = torch.get_num_threads()
@@ -52,6 +52,7 @@ class Training:
     encoder: Encoder
     optimizer: optim.Optimizer
     monitor: Monitor
+    tracker: Tracker
     device: torch.device
     peak_lr: float
     warmup_steps: int
@@ -178,8 +179,7 @@ def build(config: Config, splits: Splits, own: OwnMethod | None = None) -> Train
     Raises:
         UsageError: a device that is not here, or parts that do not fit together.
     """
-    if config.train.tensorboard:
-        check_tensorboard()
+    tracker = build_tracker(config.train.tracker)
     device = open_device(config.train.device)
     torch.set_num_threads(config.train.threads)
     if device.type == "cpu":
@@ -227,6 +227,7 @@ def build(config: Config, splits: Splits, own: OwnMethod | None = None) -> Train
         monitor=Monitor(
             splits, policy, seed=config.train.seed, temperature=config.method.temperature
         ),
+        tracker=tracker,
         device=device,
         peak_lr=optimisers.peak_learning_rate(
             config.optim.base_lr, config.train.batch_size, config.optim.lr_scaling

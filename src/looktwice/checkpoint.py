@@ -9,27 +9,28 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, optim
 
-from looktwice.errors import RunError
-from looktwice.storage import write_folder_atomic
+from looktwice.errors import DamagedError, RunError
+from looktwice.storage import FORMER, remove_folder, remove_leftovers, write_folder_atomic
 
-FORMAT = "looktwice-checkpoint/1"
-NAME = re.compile(r"step-(\d{8,})")
+FORMAT = "looktwice-checkpoint/2"
+NAME = re.compile(rf"step-(\d{{8,}})({re.escape(FORMER)})?")
+_NO_STATE = (ValueError, KeyError, AttributeError, TypeError, RecursionError)
+MANIFEST, STATE, TENSORS = "manifest.json", "state.json", ".safetensors"
 
 
 def save_checkpoint(
     folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> Path:
-    """Write ``folder/step-NNNNNNNN`` whole or not at all.
+    """Write ``folder/step-NNNNNNNN`` whole or not at all; `folder` is made if need be.
 
     Args:
         folder: the run's ``checkpoints``.
@@ -41,14 +42,14 @@ def save_checkpoint(
         RunError: the disk is full or not writable; older checkpoints stay.
     """
     files = {
-        f"{name}.safetensors": safetensors.torch.save(
+        f"{name}{TENSORS}": safetensors.torch.save(
             {key: t.detach().cpu().contiguous() for key, t in tensors.items()}
         )
         for name, tensors in parts.items()
     }
-    files["state.json"] = json.dumps({"format": FORMAT, **state}).encode()
+    files[STATE] = json.dumps({"format": FORMAT, **state}).encode()
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    files["manifest.json"] = json.dumps(digests, indent=1).encode()
+    files[MANIFEST] = _manifest(digests)
     path = folder / checkpoint_name(step)
     write_folder_atomic(path, files)
     return path
@@ -60,27 +61,51 @@ def checkpoint_name(step: int) -> str:
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Read a checkpoint back as (parts, state), after checking every checksum.
+    """Read a checkpoint back as (parts, state), after checking that every byte is as written.
 
     Raises:
-        RunError: a file is missing or its content is not what was written.
+        DamagedError: a file is missing, is one too many, or its content is not what was written.
+        RunError: it was written by another version of looktwice.
     """
+    files = _checked_files(path)
     try:
-        digests = json.loads((path / "manifest.json").read_bytes())
-        files = {name: (path / name).read_bytes() for name in digests}
-    except (OSError, ValueError) as error:
-        raise RunError(f"checkpoint {path} is incomplete: {error}") from error
+        state = json.loads(files.pop(STATE))
+        if state.pop("format", None) != FORMAT:
+            raise RunError(f"checkpoint {path} was written by another version of looktwice")
+        parts = {name: safetensors.torch.load(data) for name, data in files.items()}
+    except (*_NO_STATE, safetensors.SafetensorError) as e:
+        _damaged(path, f"it is whole, but holds no state of training ({type(e).__name__})")
+    return {name.removesuffix(TENSORS): tensors for name, tensors in parts.items()}, state
+
+
+def _checked_files(path: Path) -> dict[str, bytes]:
+    """Return the content of a checkpoint's files, by name; the manifest vouches for them."""
+    try:
+        manifest = (path / MANIFEST).read_bytes()
+        others = [file for file in path.iterdir() if file.name != MANIFEST]
+        files = {file.name: file.read_bytes() for file in others if file.is_file()}
+        digests = json.loads(manifest)
+    except (OSError, ValueError, RecursionError) as error:
+        _damaged(path, str(error))
+    # Written anew it is the same bytes: so not one of its own can have changed unnoticed.
+    if not isinstance(digests, dict) or _manifest(digests) != manifest:
+        _damaged(path, f"{MANIFEST} is not as it was written")
+    found = {file.name for file in others}
+    if not digests.keys() == files.keys() == found:
+        name = min(digests.keys() ^ found or found - files.keys())
+        _damaged(path, f"{name} {'is missing' if name in digests else 'does not belong to it'}")
     for name, data in files.items():
         if hashlib.sha256(data).hexdigest() != digests[name]:
-            raise RunError(f"checkpoint {path} is damaged: {name} does not match its checksum")
-    state = json.loads(files.pop("state.json"))
-    if state.pop("format", None) != FORMAT:
-        raise RunError(f"checkpoint {path} was written by another version of looktwice")
-    parts = {
-        name.removesuffix(".safetensors"): safetensors.torch.load(data)
-        for name, data in files.items()
-    }
-    return parts, state
+            _damaged(path, f"{name} does not match its checksum")
+    return files
+
+
+def _manifest(digests: Mapping[str, str]) -> bytes:
+    return json.dumps(digests, indent=1).encode()
+
+
+def _damaged(path: Path, reason: str) -> NoReturn:
+    raise DamagedError(f"checkpoint {path} is damaged: {reason}") from None
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -88,16 +113,34 @@ def list_checkpoints(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     named = ((NAME.fullmatch(path.name), path) for path in folder.iterdir())
-    return [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
+    # Of one step, what is being replaced comes before what replaces it.
+    return [path for *_, path in sorted((int(m[1]), not m[2], path) for m, path in named if m)]
 
 
 def prune_checkpoints(folder: Path, *, keep_last: int, keep: Path | None = None) -> None:
-    """Remove all but the last `keep_last` checkpoints and `keep`, and what a kill left behind."""
-    for path in folder.glob(".step-*"):
-        shutil.rmtree(path, ignore_errors=True)
+    """Remove all but the last `keep_last` checkpoints and `keep`, and what a kill left behind.
+
+    Raises:
+        RunError: one of them cannot be removed; all that are to be kept are there.
+    """
+    remove_leftovers(folder)
     for path in list_checkpoints(folder)[:-keep_last]:
         if path != keep:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_folder(path)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint, so that none that is whole gives way to it; return its place.
+
+    Raises:
+        RunError: it cannot be renamed.
+    """
+    aside = path.with_name(f"damaged-{path.name}")
+    remove_folder(aside)
+    try:
+        return path.rename(aside)
+    except OSError as error:
+        raise RunError(f"cannot rename {path}: {error.strerror}; remove it yourself") from error
 
 
 def optimizer_tensors(optimizer: optim.Optimizer) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
@@ -206,11 +206,26 @@ def evaluate(
     _finish(found.result, lines, as_json=json_)
 
 
-def report(run: RunFolder, /, *, json_: Json = False) -> None:
-    """Write a run's report: one offline page."""
-    from looktwice.report import report_run
+def report(
+    run: RunFolder,
+    /,
+    *others: Annotated[Path, Parameter(help="further runs, to compare all with each other")],
+    out: Annotated[
+        Path | None, Parameter(alias="-o", help="page of a comparison (comparison-001.html, …)")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Write a run's report, or one that compares several runs: one offline page."""
+    if others:
+        from looktwice.report.comparison import compare_runs
 
-    page = report_run(run)
+        page = compare_runs((run, *others), out, command=_command())
+    elif out is not None:
+        raise UsageError("--out is for comparisons: the report of a run is its report.html")
+    else:
+        from looktwice.report import report_run
+
+        page = report_run(run)
     _finish({"report": str(page)}, [f"report: {page}"], as_json=json_)
 
 
@@ -261,6 +276,116 @@ def analyze(
             command=_command(),
         )
     _finish({"analysis": str(page)}, [f"analysis: {page}"], as_json=json_)
+
+
+def embed(
+    target: Annotated[
+        str, Parameter(help="run folder, encoder.safetensors, or timm:NAME and others")
+    ],
+    /,
+    *,
+    out: Annotated[
+        Path, Parameter(alias="-o", help="new file that ends in .parquet, .npy or .csv")
+    ],
+    data: Annotated[
+        str | None, Parameter(alias="-d", help="other pictures than the run's, labelled or not")
+    ] = None,
+    layers: Annotated[
+        str, Parameter(help="h, and of a run also hidden-1, …, z of its projection head: h,z")
+    ] = "h",
+    dtype: Annotated[str, Parameter(help="float32 or float16")] = "float32",
+    weights: Annotated[
+        Path | None, Parameter(help="weights of an encoder that is no run's")
+    ] = None,
+    image_size: Annotated[
+        int | None, Parameter(help="side at which pictures enter such an encoder, pixels")
+    ] = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Write pictures' features to a file; killed and started again, it goes on."""
+    from looktwice.embedding import embed_target
+
+    with contextlib.redirect_stdout(sys.stderr if json_ else sys.stdout):
+        found = embed_target(
+            target,
+            out,
+            data=data,
+            layers=layers.split(","),
+            dtype=dtype,
+            weights=weights,
+            image_size=image_size,
+            device=device,
+        )
+    about = found.about
+    said = "there already" if found.kept else "written"
+    lines = [f"{said}: {out}: {about.rows:,} pictures, {about.dtype}, {_widths(about.layers)}"]
+    if found.bad_files:
+        lines.append(f"{about.unreadable:,} could not be read, listed in {found.bad_files}")
+    bad = str(found.bad_files) if found.bad_files else None
+    result = {"file": str(out), "there_already": found.kept, "bad_files": bad}
+    _finish(result | dataclasses.asdict(about), lines, as_json=json_)
+
+
+def _widths(layers: dict[str, int]) -> str:
+    return ", ".join(f"{name} of {width}" for name, width in layers.items())
+
+
+def search(
+    target: Annotated[
+        str, Parameter(help="run folder, embedding (.parquet, .npy, .csv), or its .index")
+    ],
+    /,
+    *queries: Annotated[Path, Parameter(help="picture files")],
+    count: Annotated[int, Parameter(alias=("-n", "-k"), help="pictures to find for each")] = 10,
+    data: Annotated[
+        str | None,
+        Parameter(alias="-d", help="of a run: other pictures; of an index: where its own are now"),
+    ] = None,
+    encoder: Annotated[
+        str | None, Parameter(help="of an index, the same encoder in another place")
+    ] = None,
+    out: Annotated[
+        Path | None, Parameter(alias="-o", help="new HTML: an offline page with the pictures")
+    ] = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Find the pictures most alike to given ones: exact cosine similarity of features."""
+    from looktwice.embedding import search_target
+    from looktwice.embedding.search import open_pictures
+    from looktwice.report import search as shown
+
+    if out is not None:
+        shown.check_page(out)
+    with contextlib.redirect_stdout(sys.stderr if json_ else sys.stdout):
+        index, answers = search_target(
+            target, queries, encoder=encoder, data=data, k=count, device=device
+        )
+        result, lines = shown.as_json(index, answers), [shown.table(index, answers)]
+        if out is not None:
+            pictures = open_pictures(index.about, data)
+            shown.write_search(out, index, answers, pictures, command=_command())
+            result, lines = result | {"page": str(out)}, [*lines, f"page: {out}"]
+    _finish(result, lines, as_json=json_)
+
+
+def export(
+    target: Annotated[str, Parameter(help="run folder, encoder.safetensors, or timm:NAME")],
+    /,
+    *,
+    to: Annotated[
+        str, Parameter(help="safetensors, timm, torchvision, program, onnx, hf: docs/export.md")
+    ],
+    out: Annotated[Path, Parameter(alias="-o", help="new file; for timm and hf a new folder")],
+    json_: Json = False,
+) -> None:
+    """Write an encoder for other tools, preprocessing included."""
+    from looktwice.export import export_encoder
+
+    with contextlib.redirect_stdout(sys.stderr):  # what a foreign encoder's loading says
+        path = export_encoder(target, to, out)
+    _finish({"export": str(path), "format": to}, [f"{to}: {path}"], as_json=json_)
 
 
 def preview(
@@ -388,6 +513,7 @@ def _search_policy(
     *,
     as_json: bool,
 ) -> None:
+    from looktwice.report.study import write_study
     from looktwice.study import DEFAULT_FOLDER, Search
 
     if data is None:
@@ -403,6 +529,9 @@ def _search_policy(
     ).run()
     result = {"found": found.name, "sentence": found.sentence, "policy": found.policy}
     lines = [found.sentence, found.policy.strip(), f"recipe: {found.recipe}"]
+    if found.proof is not None:
+        plan, results = found.proof
+        lines.append(f"report: {write_study(results, plan, command=_command())}")
     _finish(result | {"recipe": str(found.recipe)}, lines, as_json=as_json)
 
 
@@ -436,6 +565,64 @@ def doctor(
         _finish(result, [verdict], as_json=json_)
     if not holds:
         raise RunError(verdict)
+
+
+DataRoot = Annotated[
+    Path | None, Parameter(help="folder that holds named data sets ($LOOKTWICE_DATA)")
+]
+Download = Annotated[bool, Parameter(help="fetch a named data set that is not on this machine")]
+
+
+def data_pack(
+    source: Annotated[str, Parameter(help="pictures, as --data of pretrain takes them")],
+    out: Annotated[Path, Parameter(help="new folder")],
+    /,
+    *,
+    as_: Annotated[
+        Literal["shards", "array", "folder"],
+        Parameter(name="--as", help="tar shards, one array (.npy), or a folder a class"),
+    ] = "shards",
+    size: Annotated[
+        int | None, Parameter(help="of an array: side that all are brought to, pixels")
+    ] = None,
+    shard_mb: Annotated[int, Parameter(help="pictures in a shard, MB")] = 256,
+    data_root: DataRoot = None,
+    download: Download = False,
+    json_: Json = False,
+) -> None:
+    """Write pictures as tar shards, one array or a folder of classes, all of them or nothing."""
+    from looktwice.data.open import open_official
+    from looktwice.data.pack import pack
+
+    official = open_official(source, root=data_root, download=download)
+    packed = pack(official, out, form=as_, size=size, shard_bytes=shard_mb << 20)
+    counts = ", ".join(f"{count:,} {split}" for split, count in packed.counts.items())
+    left = [f"left out {len(packed.bad):,} bad files, such as:"] if packed.bad else []
+    left += [f"    {name!r}: {why}" for name, why in [*packed.bad.items()][:10]]
+    result = {"folder": str(out), "pictures": dict(packed.counts), "bad": dict(packed.bad)}
+    _finish(result, [f"packed {counts} into {_q(out)}", *left], as_json=json_)
+
+
+def data_check(
+    source: Annotated[str, Parameter(help="pictures, as --data of pretrain takes them")],
+    /,
+    *,
+    against: Annotated[
+        str | None, Parameter(help="other pictures, which should not be among these")
+    ] = None,
+    data_root: DataRoot = None,
+    download: Download = False,
+    json_: Json = False,
+) -> None:
+    """Say what pictures there are, which are bad, and which are there twice."""
+    from looktwice.data.check import check
+    from looktwice.data.open import open_official
+
+    found = check(
+        open_official(source, root=data_root, download=download),
+        None if against is None else open_official(against, root=data_root, download=download),
+    )
+    _finish(found.record(), found.lines(), as_json=json_)
 
 
 def recipes(name: Annotated[str | None, Parameter(help="recipe to print whole")] = None, /) -> None:

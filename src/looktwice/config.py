@@ -30,6 +30,10 @@ DEFAULT_RECIPE = "simclr-small"
 ENVIRONMENT_PREFIX = "LOOKTWICE_"
 DURATIONS = ("train.epochs", "train.steps", "train.minutes")
 VIEWS, OWN = "augment.views", "own"
+REPLACED = {
+    "train.tensorboard": 'train.tracker: write tracker = "none" for false, "tensorboard" for true'
+}
+"""Keys of earlier versions, and what took their place."""
 HEADER_INDENT = "\n#            "  # where the text of a recipe's header stands
 
 
@@ -243,7 +247,12 @@ class TrainConfig:
     )
     checkpoint_every: int = option(0, "steps between checkpoints (0: every epoch)", low=0)
     keep_last: int = option(2, "checkpoints kept, the best one aside", low=1, high=10000)
-    tensorboard: bool = option(False, "write TensorBoard events too (extra: tracking)")
+    max_skipped: int = option(
+        10, "steps in a row that may be skipped, since their loss or gradient is not finite", low=0
+    )
+    tracker: Literal["none", "tensorboard", "wandb"] = option(
+        "none", "what gets each epoch's numbers too; extra of the same name, wandb offline"
+    )
 
 
 @dataclass(frozen=True)
@@ -314,6 +323,8 @@ def with_values(config: Config, values: Mapping[str, object], where: str = "sett
 
 def _checked(key: str, value: object, where: str) -> Scalar:
     known = options()
+    if key in REPLACED:
+        raise UsageError(f"{where}: {key} is now {REPLACED[key]}")
     if key not in known:
         raise UsageError(f"{where}: unknown key {key!r}.{did_you_mean(key, known)}")
     kind, word = _number_or_word(field_type(key))

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class TrainingConsole:
     """Prints one line an epoch, and on a terminal a bar of steps below; a context manager."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: TextIO, task: str = "training") -> None:
         self._console = Console(file=file, highlight=False, soft_wrap=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -24,7 +24,7 @@ class TrainingConsole:
             transient=True,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("training", total=None)
+        self._task = self._bar.add_task(task, total=None)
 
     def __enter__(self) -> TrainingConsole:
         self._bar.start()
@@ -54,7 +54,7 @@ def epoch_line(record: dict[str, Any], *, num_epochs: float, seconds_left: float
         parts.append(f"loss {record['loss']:.3f} (chance {record['chance_loss']:.3f})")
         parts.append(f"top-1 {record['top1']:6.1%}")
     else:
-        parts.append("untrained")
+        parts.append("no step taken" if record["step"] else "untrained")
     if record["knn"] is not None:
         parts.append(f"k-NN {record['knn']:.1%}")
     if record["learning_rate"] is not None:

@@ -35,6 +35,34 @@ class RunError(LooktwiceError):
     """A run folder that is missing, incomplete, damaged, or already there."""
 
 
+class DamagedError(RunError):
+    """A checkpoint that is not what was written; an older one may be."""
+
+
+class NotFiniteError(RunError):
+    """A step whose loss or gradient is not finite; nothing of it was taken.
+
+    Attributes:
+        what: "loss" or "gradient".
+    """
+
+    def __init__(self, what: str, message: str) -> None:
+        self.what = what
+        super().__init__(message)
+
+
+class Stopped(KeyboardInterrupt):
+    """A run was asked to stop, and saved: no mistake, so that nothing takes it for one.
+
+    Attributes:
+        number: the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(f"stopped by signal {number}")
+
+
 class PeerError(LooktwiceError):
     """Another of the processes that train together ended; it has told why."""
 

@@ -47,7 +47,7 @@ def readable(
 
 
 def stream(
-    source: Source, prepares: Sequence[Prepare], *, threads: int = 1
+    source: Source, prepares: Sequence[Prepare], *, threads: int = 1, start: int = 0
 ) -> Generator[tuple[Indices, list[Tensor]]]:
     """Read each picture once, in threads a little ahead of the caller, and prepare it.
 
@@ -59,18 +59,19 @@ def stream(
         prepares: what to make of each, such as ``encoder.prepare``. Pictures come (N, C, h, w);
             the result of each must not depend on the others.
         threads: that read and prepare, 1 or more.
+        start: the first picture; those before it are taken as read.
 
     Yields:
         Indices in the source (N,), and (N, …) from each of `prepares`; N is `BLOCK`, but for the
         last. Close it (`contextlib.closing`) when leaving early: that ends its threads.
 
     Raises:
-        DataError: no picture can be read.
+        DataError: no picture can be read, from the first on.
     """
     indices: Indices = np.empty(0, np.int64)
     waiting: list[list[Tensor]] = [[] for _ in prepares]
-    any_read = False
-    with closing(_pieces(source, prepares, threads)) as pieces:
+    any_read = start > 0
+    with closing(_pieces(source, prepares, threads, start)) as pieces:
         for found, prepared in pieces:
             any_read = any_read or len(found) > 0
             indices = np.concatenate([indices, found])
@@ -87,7 +88,7 @@ def stream(
 
 
 def _pieces(
-    source: Source, prepares: Sequence[Prepare], threads: int
+    source: Source, prepares: Sequence[Prepare], threads: int, start: int
 ) -> Generator[tuple[Indices, list[list[Tensor]]]]:
     """Yield the pieces of a source in their order, read in threads."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="looktwice-features")
@@ -96,7 +97,7 @@ def _pieces(
             pool.submit(
                 _read_piece, source, prepares, range(first, min(first + PIECE, len(source)))
             )
-            for first in range(0, len(source), PIECE)
+            for first in range(start, len(source), PIECE)
         )
         pending = deque(islice(tasks, max(NUM_AHEAD, threads + 1)))
         while pending:

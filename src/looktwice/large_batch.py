@@ -18,9 +18,14 @@ from torch import Tensor, nn
 
 from looktwice import distributed
 from looktwice.allocation import give_back_freed_memory
-from looktwice.errors import UsageError
+from looktwice.errors import NotFiniteError, UsageError
 from looktwice.methods import Embedded, Method, Views
-from looktwice.models import Grouping, group_batch_norm, update_running_statistics
+from looktwice.models import (
+    Grouping,
+    forget_recorded,
+    group_batch_norm,
+    update_running_statistics,
+)
 
 # Layers that draw random numbers would draw others in the second pass.
 _RANDOM_LAYERS = ("Dropout", "DropPath", "DropBlock", "StochasticDepth", "PatchDropout")
@@ -66,27 +71,40 @@ class LargeBatch:
         self._check(method, own, batch_size)
         self._method, self._normalize = method, normalize
         self._batch_size, self._amp, self._seed = batch_size, amp, seed
+        self._obey: Callable[[], None] = lambda: None
         self._grouping = Grouping()
         self._grouping.synchronised = self._group > own
         group_batch_norm(method, self._grouping)
 
     def backward(
-        self, views: Views, labels: Tensor | None = None, *, step: int
+        self,
+        views: Views,
+        labels: Tensor | None = None,
+        *,
+        step: int,
+        obey: Callable[[], None] = lambda: None,
     ) -> tuple[Tensor, Embedded]:
-        """Set the parameters' gradients to those of the global batch.
+        """Set the parameters' gradients to those of the global batch; update running statistics.
+
+        Whatever is raised, statistics are as before, and what was begun does not count.
 
         Args:
             views: this process's pictures, uint8 (B / processes, views, C, S, S), by size.
             labels: int64 (B / processes,), for methods that use them.
             step: decides the order in which a shuffling method sees pictures.
+            obey: called before each piece, equally often in every process; raises to leave.
 
         Returns:
-            The global batch's loss, a scalar, and its embeddings; equal on all processes. If the
-            loss is not finite, no gradient is set.
+            The global batch's loss, a scalar, and its embeddings; equal on all processes.
+
+        Raises:
+            NotFiniteError: the loss or a gradient is not, on all processes alike.
         """
         method = self._method
+        forget_recorded(method)
         for parameter in method.parameters():
             parameter.grad = None
+        self._obey = obey
         target = self._targets(views, step)
         parts = self._parts(views)
         online = self._first_pass(parts)
@@ -95,25 +113,31 @@ class LargeBatch:
         loss = method.loss(Embedded(leaf, target, gathered))
         batch = Embedded(leaf.detach(), target, gathered)
         if not torch.isfinite(loss):
-            return loss.detach(), batch
+            raise NotFiniteError("loss", f"the loss is {loss.item()}")
         (gradient,) = torch.autograd.grad(loss, leaf)
         gradient = gradient[distributed.share(len(gradient))]
         if len(parts) == 1:
+            obey()
             online.backward(gradient)  # type: ignore[no-untyped-call]
         else:
             pieces = torch.split(gradient, self.micro_batch)
-            for part, piece in zip(_in_turn(parts), pieces, strict=True):
+            for part, piece in zip(self._in_turn(parts), pieces, strict=True):
                 self._embed(part).backward(piece)  # type: ignore[no-untyped-call]
-        self._sum_gradients()
+        gradients = self._sum_gradients()
+        if not _all_finite(gradients):
+            raise NotFiniteError(
+                "gradient", f"the loss is {loss.item():.4g}, its gradient infinite"
+            )
         update_running_statistics(method)
         return loss.detach(), batch
 
     def _first_pass(self, parts: list[Views]) -> Tensor:
         """Return this process's embeddings: with their graph if they are one piece."""
         if len(parts) == 1:
+            self._obey()
             return self._embed(parts[0])
         with torch.no_grad(), self._unrecorded():
-            return torch.cat([self._embed(part) for part in _in_turn(parts)])
+            return torch.cat([self._embed(part) for part in self._in_turn(parts)])
 
     def _embed(self, part: Views) -> Tensor:
         with self._running(part):
@@ -127,7 +151,7 @@ class LargeBatch:
         if order is not None:
             views = tuple(distributed.gather_rows(v)[order[_slice(len(v))]] for v in views)
         targets = []
-        for part in _in_turn(self._parts(views)):
+        for part in self._in_turn(self._parts(views)):
             with self._running(part):
                 target = self._method.embed_target(self._normalized(part))
             if target is None:
@@ -135,6 +159,14 @@ class LargeBatch:
             targets.append(target)
         gathered = distributed.gather_rows(torch.cat(targets))
         return gathered if order is None else gathered[order.argsort()]
+
+    def _in_turn(self, parts: list[Views]) -> Iterator[Views]:
+        """Yield pieces; now and then give back the gaps that those before left in the memory."""
+        for number, part in enumerate(parts):
+            self._obey()
+            if len(parts) >= _GIVE_BACK_EVERY and number % _GIVE_BACK_EVERY == 0:
+                give_back_freed_memory()
+            yield part
 
     def _order(self, step: int) -> Tensor:
         """Return an order of the global batch, the same on every process."""
@@ -163,7 +195,7 @@ class LargeBatch:
         finally:
             self._grouping.recording = True
 
-    def _sum_gradients(self) -> None:
+    def _sum_gradients(self) -> list[Tensor]:
         learnt = {n: p for n, p in self._method.named_parameters() if p.requires_grad}
         idle = [name for name, parameter in learnt.items() if parameter.grad is None]
         if idle:
@@ -171,7 +203,9 @@ class LargeBatch:
                 f"{type(self._method).__name__}: parameter {idle[0]!r} has no part in embed(); "
                 "use it there, or set requires_grad_(False)"
             )
-        distributed.sum_over_processes([p.grad for p in learnt.values() if p.grad is not None])
+        gradients = [p.grad for p in learnt.values() if p.grad is not None]
+        distributed.sum_over_processes(gradients)
+        return gradients
 
     def _check(self, method: Method, own: int, batch_size: int) -> None:
         """Refuse sizes and layers with which results would depend on the layout."""
@@ -231,12 +265,10 @@ def fitting_micro_batch(
     return max((n for n in pieces if n * bytes_per_picture <= budget), default=pieces[0])
 
 
-def _in_turn(parts: list[Views]) -> Iterator[Views]:
-    """Yield pieces; now and then give back the gaps that those before left in the memory."""
-    for number, part in enumerate(parts):
-        if len(parts) >= _GIVE_BACK_EVERY and number % _GIVE_BACK_EVERY == 0:
-            give_back_freed_memory()
-        yield part
+def _all_finite(tensors: list[Tensor]) -> bool:
+    """Tell whether no element is infinite or no number: largest magnitudes keep both."""
+    largest = torch._foreach_norm([tensor for tensor in tensors if tensor.numel()], torch.inf)
+    return bool(torch.stack(largest).isfinite().all())
 
 
 def _share(batch_size: int) -> int:

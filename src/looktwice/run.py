@@ -81,6 +81,11 @@ class Run:
         """Pictures that could not be read."""
         return self.path / "bad_files.jsonl"
 
+    @property
+    def skipped_file(self) -> Path:
+        """Steps that were not taken, each with its pictures."""
+        return self.path / "skipped.jsonl"
+
     def config(self) -> Config:
         """Read the resolved configuration."""
         return configuration.load(self.config_file)
@@ -98,11 +103,15 @@ def create_run(path: Path | None, config: Config, *, command: str, fingerprint: 
     Raises:
         RunError: the folder exists and is not empty, or cannot be written.
     """
-    run = Run(_claim(path) if path else _next_free(DEFAULT_FOLDER, config.recipe))
+    run = Run(_claim(path) if path else next_free(DEFAULT_FOLDER, config.recipe))
     together = {"processes": launched.world_size()}
     facts = {**environment(command), **together, "pictures": fingerprint}
-    write_atomic(run.environment_file, json.dumps(facts, indent=1))
-    write_atomic(run.config_file, configuration.to_toml(config))  # last: now it is a run
+    try:
+        write_atomic(run.environment_file, json.dumps(facts, indent=1))
+        write_atomic(run.config_file, configuration.to_toml(config))  # last: now it is a run
+    except RunError:
+        run.environment_file.unlink(missing_ok=True)  # the same --out can be given again
+        raise
     return run
 
 
@@ -120,7 +129,7 @@ def _check_free(path: Path) -> None:
             f"{path} holds a run already and is left as it is; choose another --out, "
             f"or continue it: looktwice resume {shlex.quote(str(path))}"
         )
-    empty = path.is_dir() and not any(path.iterdir())
+    empty = path.is_dir() and all(map(_before_config, path.iterdir()))
     if not empty and (path.exists() or path.is_symlink()):
         raise RunError(f"{path} exists already and is left as it is; choose another --out")
     parent = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
@@ -128,6 +137,11 @@ def _check_free(path: Path) -> None:
         raise RunError(f"cannot make {path}: {parent} is not a folder; choose another --out")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise RunError(f"cannot make {path}: {parent} is not writable; choose another --out")
+
+
+def _before_config(path: Path) -> bool:
+    """Tell whether a start that was killed before the folder was a run left this behind."""
+    return path.name.startswith(("environment.json", ".environment.json.", ".config.toml."))
 
 
 def _claim(path: Path) -> Path:
@@ -139,8 +153,12 @@ def _claim(path: Path) -> Path:
     return path
 
 
-def _next_free(folder: Path, name: str) -> Path:
-    """Make and return the first of ``folder/name-001``, ``-002``, … that is not there."""
+def next_free(folder: Path, name: str) -> Path:
+    """Make and return the first of ``folder/name-001``, ``-002``, … that is not there.
+
+    Raises:
+        RunError: it cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(1):
@@ -219,14 +237,19 @@ def _cpu_name() -> str:
 
 
 def read_metrics(run: Run) -> list[dict[str, Any]]:
-    """Return the epochs recorded so far, oldest first; a line cut short by a crash is left out."""
-    if not run.metrics_file.exists():
+    """Return the epochs recorded so far, as `read_lines`."""
+    return read_lines(run.metrics_file)
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """Return a file's records, oldest first, up to a line that a crash cut short."""
+    if not file.exists():
         return []
     records = []
-    for line in run.metrics_file.read_text("utf-8").splitlines():
+    for line in file.read_bytes().splitlines():
         try:
             records.append(json.loads(line))
-        except json.JSONDecodeError:
+        except ValueError:
             break
     return records
 

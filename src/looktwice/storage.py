@@ -1,15 +1,27 @@
-"""Writing to disk so that a reader, or the next start, sees all of a file or none of it."""
+"""Writing to disk so that a reader, or the next start, sees all of a file or none of it.
+
+Whatever a kill interrupts leaves at most hidden names beside the whole ones (`remove_leftovers`).
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import filecmp
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from looktwice.errors import RunError
+
+FORMER: Final = ".former"
+"""Ends the name of a folder that another one replaces, until that one is in its place."""
+
+_LEFTOVER: Final = re.compile(r"\..+\.\d+-[0-9a-f]{8}")
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -19,33 +31,107 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         RunError: the disk is full, or the folder cannot be written; an older file stays.
     """
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
-    with _plainly(path):
+    with plainly(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _beside(path)
         try:
             _write_synced(temporary, data)
             temporary.replace(path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                temporary.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
 
 
 def write_folder_atomic(path: Path, files: dict[str, bytes]) -> None:
-    """Write a new folder of files that appears under its name only when it is whole.
+    """Write a folder of files that appears under its name only when it is whole.
 
-    A folder of that name is replaced. Raises as `write_atomic`.
+    A folder of that name is replaced: until the new one is in its place it is kept, at the end
+    as ``<name>.former``. Raises as `write_atomic`.
     """
-    with _plainly(path):
+    former = path.with_name(path.name + FORMER)
+    with plainly(path):
+        if not path.parent.is_dir():
+            path.parent.mkdir()
+            _sync_folder(path.parent.parent)
         temporary = _beside(path)
         try:
-            temporary.mkdir()
+            temporary.mkdir(parents=True)
             for name, data in files.items():
                 _write_synced(temporary / name, data)
             _sync_folder(temporary)
             if path.exists():
-                shutil.rmtree(path)
+                _remove(former)
+                path.rename(former)
             temporary.rename(path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync_folder(path.parent)
+        _remove(former)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, of which nobody sees a part; one that is not there is no mistake.
+
+    Raises:
+        RunError: it cannot be removed.
+    """
+    with plainly(path, "cannot remove {}: {}; remove it yourself"):
+        _remove(path)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writes and removals that a kill interrupted left in a folder.
+
+    Nobody else may be writing there. Raises as `remove_folder`.
+    """
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _LEFTOVER.fullmatch(path.name):
+            with plainly(path, "cannot remove {}: {}; remove it yourself"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line, and see it on disk, or nothing of it. Raises as `write_atomic`."""
+    with plainly(path):
+        before = path.stat().st_size if path.exists() else 0
+        try:
+            _write(path, line.encode("utf-8", "surrogateescape") + b"\n", os.O_APPEND)
+        except OSError:  # what fits is written before a full disk is told
+            with contextlib.suppress(OSError):
+                os.truncate(path, before)
+            raise
+
+
+def _remove(path: Path) -> None:
+    if path.exists():
+        hidden = _beside(path)
+        path.rename(hidden)
+        shutil.rmtree(hidden)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder that appears under its name only when the block ends; else nothing is left.
+
+    Yields:
+        Where to write: a hidden folder beside it.
+
+    Raises:
+        RunError: something is at `path` already, or the folder cannot be written.
+    """
+    temporary = _beside(path)
+    with plainly(path):
+        if os.path.lexists(path):
+            raise RunError(f"{path} exists already and is left as it is; choose another name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.mkdir()
+            yield temporary
+            os.sync()
+            temporary.rename(path)  # fails where a file, or a folder that holds something, came
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -58,16 +144,60 @@ def _beside(path: Path) -> Path:
 
 
 def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    _write(path, data, os.O_EXCL)
 
 
-def append_line(path: Path, line: str) -> None:
-    """Append one line in a single write. Raises as `write_atomic`."""
-    with _plainly(path), path.open("ab") as file:
-        file.write(line.encode("utf-8", "surrogateescape") + b"\n")
+def _write(path: Path, data: bytes, how: int) -> None:
+    """Write all of it, however little the system takes at once, and see it on disk."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | how, 0o666)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(handle, left) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """Give the hidden folder beside `path` where work on it is kept until it is whole.
+
+    It is there again for the next process after a kill, and is held by one process at a time.
+
+    Raises:
+        RunError: another process holds it, or it cannot be made.
+    """
+    folder = path.with_name(f".{path.name}-unfinished")
+    with plainly(path):
+        folder.mkdir(exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield folder
+    except BlockingIOError:
+        raise RunError(f"{path} is being written by another process; wait for it") from None
+    finally:
+        os.close(handle)
+
+
+def move_new(source: Path, target: Path) -> None:
+    """Bring a file or folder of files to the disk, then under its name in an existing folder.
+
+    Raises:
+        RunError: something else has that name, or the disk is full.
+    """
+    with plainly(target):
+        files = list(source.iterdir()) if source.is_dir() else [source]
+        for file in files:
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+        if source.is_dir():
+            _sync_folder(source)
+        if target.exists() and not (target.is_file() and filecmp.cmp(source, target, False)):
+            raise RunError(f"{target} exists already and is left as it is; choose another --out")
+        source.replace(target)
+        _sync_folder(target.parent)
 
 
 def _sync_folder(path: Path) -> None:
@@ -79,11 +209,11 @@ def _sync_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _plainly(path: Path) -> Iterator[None]:
+def plainly(
+    path: Path, words: str = "cannot write {}: {}; free space or choose another --out"
+) -> Iterator[None]:
+    """Raise RunError, for people, for what the system says of writing `path` in this block."""
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise RunError(
-            f"cannot write {path}: {reason}; free space or choose another --out"
-        ) from error
+        raise RunError(words.format(path, error.strerror or str(error))) from error

@@ -9,15 +9,12 @@ import math
 import os
 import resource
 import shlex
-import signal
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, TextIO
 
 import numpy as np
@@ -36,11 +33,12 @@ from looktwice.checkpoint import (
     optimizer_tensors,
     prune_checkpoints,
     save_checkpoint,
+    set_aside,
 )
 from looktwice.config import OWN, Config
 from looktwice.console import TrainingConsole, clock, epoch_line
 from looktwice.data import BadPicture, Batch, Splits, open_splits
-from looktwice.errors import DataError, PeerError, RunError
+from looktwice.errors import DamagedError, DataError, NotFiniteError, RunError, Stopped
 from looktwice.methods import OwnMethod
 from looktwice.metrics import Health, health_verdict
 from looktwice.models import encoder_bytes
@@ -54,10 +52,12 @@ from looktwice.run import (
     exclusive,
     open_data,
     open_run,
+    read_lines,
     read_metrics,
 )
-from looktwice.storage import append_line, write_atomic
-from looktwice.tracking import write_events
+from looktwice.stopping import StopRequest, stop_request
+from looktwice.storage import append_line, remove_leftovers, write_atomic
+from looktwice.tracking import tracked
 
 CALIBRATION_SECONDS = 3.0
 CALIBRATION_STEPS = 8
@@ -68,6 +68,9 @@ class Progress:
     """What the loop counts; saved with every checkpoint, so that a resumed run counts on."""
 
     step: int = 0
+    told: int = -1  # the step up to which epochs are measured and recorded
+    skipped: int = 0
+    skipped_in_row: int = 0
     loss_sum: float = 0.0
     top1_sum: float = 0.0
     steps_summed: int = 0
@@ -77,6 +80,13 @@ class Progress:
     best_step: int = -1
     untrained: dict[str, Any] = field(default_factory=dict)
     bad_pictures: dict[str, list[str]] = field(default_factory=dict)  # index: name, reason
+
+    def add(self, loss: float, top1: float) -> None:
+        """Count a step that was taken."""
+        self.skipped_in_row = 0
+        self.steps_summed += 1
+        self.loss_sum += loss
+        self.top1_sum += top1
 
     def mean(self, total: float) -> float | None:
         """Return a sum's mean over the steps of this epoch; None before any step."""
@@ -110,7 +120,9 @@ def pretrain(
     Raises:
         UsageError: unknown or contradictory settings.
         DataError: pictures that are missing or unreadable.
-        RunError: a run folder that exists or cannot be written, or a loss that is not finite.
+        RunError: a run folder that exists or cannot be written, or too many steps in a row whose
+            loss or gradient is not finite.
+        Stopped: Ctrl-C, SIGTERM or SIGUSR1; `resume` goes on.
     """
     in_memory = not isinstance(data, str | Path)
     source = IN_MEMORY if in_memory else str(data)
@@ -163,7 +175,7 @@ def start(
         training = build(config, splits, own)
         run = _create_run(out, config, command=command, splits=splits)
         console.say(f"run {run.path}: {describe(training)}, {length(training)}")
-        with _held(run):
+        with _held(run), _tracked(run, training, 0):
             train(run, training, Progress(), console)
     return run
 
@@ -201,6 +213,13 @@ def _held(run: Run) -> Iterator[None]:
         yield
 
 
+def _tracked(run: Run, training: Training, step: int) -> contextlib.AbstractContextManager[None]:
+    if not distributed.is_first():
+        return contextlib.nullcontext()
+    settings = configuration.flatten(training.config)
+    return tracked(training.tracker, run.path, settings, step)
+
+
 def dry_run(config: Config, out: Path | None) -> str:
     """Open the data and build everything; return what a run would be. Writes nothing."""
     with distributed.joined(config.train.device):
@@ -231,7 +250,8 @@ def resume(
 
     Raises:
         UsageError: a method of one's own that is not given, or one that the run does not have.
-        RunError: no run, a damaged checkpoint, or pictures that are not those of the start.
+        RunError: no run, no checkpoint that is whole, or pictures that are not those of the start.
+        Stopped: as `pretrain`.
     """
     run, file = open_run(Path(path)), file or sys.stderr
     config = run.config()
@@ -246,7 +266,8 @@ def resume(
             training = build(config, splits, method)
             progress = restore(run, training, console)
             console.say(f"{run.path} goes on at step {progress.step} of {config.train.steps}")
-            train(run, training, progress, console)
+            with _tracked(run, training, progress.step):
+                train(run, training, progress, console)
     return run
 
 
@@ -310,64 +331,71 @@ def train(run: Run, training: Training, progress: Progress, console: TrainingCon
     """Train from where `progress` stands to the end: the loop.
 
     Raises:
-        RunError: the loss is not finite, or the run folder cannot be written.
+        RunError: too many steps in a row are not finite, or the run folder cannot be written.
         DataError: too many pictures cannot be read.
-        KeyboardInterrupt: Ctrl-C; the step under way is finished and saved first.
+        Stopped: a signal came; the step under way left no trace, and what was done is saved.
     """
     config, loader = training.config.train, training.loader
     begun, waited = time.perf_counter() - progress.seconds, progress.waited
     training.method.train()
-    if progress.step == 0:
-        finish_epoch(run, training, progress, console, rate=None)
     with (
-        stop_request() as stopped,
+        stop_request() as stop,
+        _saving_when_stopped(run, training, progress, console),
         _recording_bad_files(run, training, progress),
-        contextlib.closing(loader.batches(progress.step, config.steps)) as batches,
+        contextlib.closing(loader.batches(progress.step, config.steps, stop.asked)) as batches,
     ):
-        for batch in batches:
+        if epoch_ended(training, progress):  # of no step yet, or stopped while it was measured
+            finish_epoch(run, training, progress, console, stop)
+            if progress.step:
+                save(run, training, progress, console)
+        while progress.step < config.steps:
+            batch = next(batches, None)  # None where this process is asked to stop
+            stop.obey(batch is None)
+            assert batch is not None
             exchange_bad_pictures(training, progress)
-            rate = learning_rate(
-                batch.step,
-                total_steps=config.steps,
-                warmup_steps=training.warmup_steps,
-                peak_lr=training.peak_lr,
-                drops=training.drops,
-            )
-            loss, top1 = train_step(training, batch, rate)
+            rate = rate_after(training, progress.step)
+            try:
+                loss, top1 = train_step(training, batch, rate, stop.obey)
+            except NotFiniteError as error:
+                skip(run, training, progress, batch, error, console)
+            else:
+                progress.add(loss, top1)
 
             progress.step = batch.step + 1
-            progress.steps_summed += 1
-            progress.loss_sum += loss
-            progress.top1_sum += top1
             progress.seconds = time.perf_counter() - begun
             progress.waited = waited + loader.waited_seconds
             console.step(progress.step, config.steps)
 
-            finished = progress.step == config.steps
-            epoch_ends = progress.step % loader.steps_per_epoch == 0 or finished
-            if epoch_ends:
-                finish_epoch(run, training, progress, console, rate=rate)
+            ended = epoch_ended(training, progress)
+            if ended:
+                finish_epoch(run, training, progress, console, stop)
             every = config.checkpoint_every
-            due = progress.step % every == 0 if every else epoch_ends
-            # Asked once: what is not saved must not be called saved.
-            stop = distributed.any_process(stopped())
-            if due or finished or stop or progress.best_step == progress.step:
-                save(run, training, progress)
-            if stop and not finished:
-                distributed.wait_for_first()  # it saves; torchrun ends all when one ends
-                console.say(
-                    f"stopped after step {progress.step} of {config.steps}, saved; "
-                    f"continue with: looktwice resume {shlex.quote(str(run.path))}"
-                )
-                raise KeyboardInterrupt
+            due = progress.step % every == 0 if every else ended
+            lost = progress.skipped_in_row > config.max_skipped
+            finished = progress.step == config.steps
+            if due or lost or finished or progress.best_step == progress.step:
+                save(run, training, progress, console)
+            if lost:
+                raise RunError(_too_many_skipped(run, progress))
     finish(run, training, progress, console)
 
 
-def train_step(training: Training, batch: Batch, rate: float) -> tuple[float, float]:
+def train_step(
+    training: Training, batch: Batch, rate: float, obey: Callable[[], None] = lambda: None
+) -> tuple[float, float]:
     """Take one optimiser step; return the loss and the contrastive top-1 in 0-1.
 
+    Weights, statistics, queue and what else a step changes are changed together at its end.
+
+    Args:
+        training: what is trained.
+        batch: this process's share of the step's pictures.
+        rate: the learning rate.
+        obey: called before each piece of the batch; raises to leave.
+
     Raises:
-        RunError: the loss is not finite; the weights are left as they were.
+        NotFiniteError: the loss or a gradient is not finite; everything is left as it was.
+        Stopped: from `obey`; everything is left as it was.
     """
     method, optimizer = training.method, training.optimizer
     for group in optimizer.param_groups:
@@ -375,16 +403,33 @@ def train_step(training: Training, batch: Batch, rate: float) -> tuple[float, fl
     views = tuple(
         torch.from_numpy(part).to(training.device).permute(0, 1, 4, 2, 3) for part in batch.views
     )
-    loss, embedded = training.large_batch.backward(views, _labels(training, batch), step=batch.step)
-    value = loss.item()
-    if not math.isfinite(value):
-        raise RunError(
-            f"the loss is {value} at step {batch.step + 1}; the step was not taken. "
-            "Lower --optim.base-lr, or raise --method.temperature"
-        )
+    labels, generators = _labels(training, batch), generator_tensors()
+    try:
+        loss, embedded = training.large_batch.backward(views, labels, step=batch.step, obey=obey)
+    except (NotFiniteError, Stopped):
+        load_generator_tensors(generators)
+        raise
     optimizer.step()
     method.after_step(embedded, (batch.step + 1) / training.config.train.steps)
-    return value, method.top1(embedded)
+    return loss.item(), method.top1(embedded)
+
+
+def rate_after(training: Training, steps: int) -> float:
+    """Return the learning rate of the step that follows some steps."""
+    return learning_rate(
+        steps,
+        total_steps=training.config.train.steps,
+        warmup_steps=training.warmup_steps,
+        peak_lr=training.peak_lr,
+        drops=training.drops,
+    )
+
+
+def epoch_ended(training: Training, progress: Progress) -> bool:
+    """Tell whether an epoch is over, or the run, that was not measured and recorded yet."""
+    finished = progress.step == training.config.train.steps
+    ends = progress.step % training.loader.steps_per_epoch == 0 or finished
+    return ends and progress.told < progress.step
 
 
 def _labels(training: Training, batch: Batch) -> torch.Tensor | None:
@@ -394,23 +439,84 @@ def _labels(training: Training, batch: Batch) -> torch.Tensor | None:
     return torch.from_numpy(labels[batch.indices]).to(training.device)
 
 
+def skip(
+    run: Run,
+    training: Training,
+    progress: Progress,
+    batch: Batch,
+    error: NotFiniteError,
+    console: TrainingConsole,
+) -> None:
+    """Count, say and write down a step that was not taken, with all processes' pictures.
+
+    Raises:
+        RunError: the weights themselves are not finite: no step will ever be.
+    """
+    progress.skipped += 1
+    progress.skipped_in_row += 1
+    samples = [i for own in distributed.from_all(batch.indices.tolist()) for i in own]
+    if distributed.is_first():
+        _write_down(run, training, batch, samples, error, console)
+    _check_weights(training, progress)
+
+
+def _write_down(
+    run: Run,
+    training: Training,
+    batch: Batch,
+    samples: list[int],
+    error: NotFiniteError,
+    console: TrainingConsole,
+) -> None:
+    names = [training.splits.train.identifier(index) for index in samples]
+    record = {"step": batch.step + 1, "epoch": batch.epoch, "not_finite": error.what}
+    append_line(run.skipped_file, json.dumps({**record, "samples": samples, "names": names}))
+    console.say(f"{error} at step {batch.step + 1}: not taken; its pictures: {run.skipped_file}")
+
+
+def _check_weights(training: Training, progress: Progress) -> None:
+    """Raise RunError if weights or running statistics are not finite: an update overflowed."""
+    method = training.method
+    statistics = [(name, b) for name, b in method.named_buffers() if ".running_" in name]
+    for name, tensor in (*method.named_parameters(), *statistics):
+        if not tensor.isfinite().all():
+            raise RunError(
+                f"{name} is not finite any more at step {progress.step}; the checkpoint before "
+                "is the last good state. Lower --optim.base-lr, or raise --method.temperature"
+            )
+
+
+def _too_many_skipped(run: Run, progress: Progress) -> str:
+    return (
+        f"{progress.skipped_in_row} steps in a row up to step {progress.step} had a loss or a "
+        f"gradient that is not finite and were not taken (pictures: {run.skipped_file}); the last "
+        "good state is saved. Lower --optim.base-lr, or raise --method.temperature or "
+        "--train.max-skipped"
+    )
+
+
 def finish_epoch(
     run: Run,
     training: Training,
     progress: Progress,
     console: TrainingConsole,
-    *,
-    rate: float | None,
+    stop: StopRequest,
 ) -> None:
-    """Measure, record and print one epoch (0: the untrained network); start the next one's sums."""
+    """Measure, record and print one epoch (0: the untrained network); start the next one's sums.
+
+    Raises:
+        Stopped: a signal came while it was measured; nothing is recorded.
+    """
     config, loader = training.config, training.loader
     epoch = math.ceil(progress.step / loader.steps_per_epoch)
     finished = progress.step == config.train.steps
     measured = None
     if epoch % config.train.monitor_every == 0 or finished:
         if distributed.is_first():
-            measured = training.monitor.measure(training.method, training.encoder)
+            with contextlib.suppress(Stopped), stop.at_once():
+                measured = training.monitor.measure(training.method, training.encoder)
         measured = distributed.from_first(measured)
+        stop.obey(measured is None)
         assert measured is not None
         progress.untrained = progress.untrained or measured.health.as_dict()
     knn = measured.knn if measured else None
@@ -419,6 +525,7 @@ def finish_epoch(
     means = progress.mean(progress.loss_sum), progress.mean(progress.top1_sum)
     progress.loss_sum = progress.top1_sum = 0.0
     progress.steps_summed = 0
+    progress.told = progress.step
     if not distributed.is_first():
         return
     loss, top1 = means
@@ -428,7 +535,7 @@ def finish_epoch(
         "loss": loss,
         "chance_loss": training.method.chance_loss(config.train.batch_size),
         "top1": top1,
-        "learning_rate": rate,
+        "learning_rate": rate_after(training, progress.step - 1) if progress.step else None,
         "temperature": config.method.temperature,
         "knn": knn,
         "knn_chance": training.monitor.knn_chance,
@@ -441,8 +548,7 @@ def finish_epoch(
     line = epoch_line(record, num_epochs=math.ceil(training.num_epochs), seconds_left=left)
     console.say(line)
     append_line(run.log_file, line)
-    if config.train.tensorboard:
-        write_events(run.path / "tensorboard", record)
+    training.tracker.write(record)
 
 
 def _verdict(health: Health, training: Training, progress: Progress) -> str:
@@ -467,8 +573,13 @@ def peak_memory_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def save(run: Run, training: Training, progress: Progress) -> None:
-    """Write a checkpoint of everything that decides the rest of the run; drop older ones."""
+def save(run: Run, training: Training, progress: Progress, console: TrainingConsole) -> None:
+    """Write a checkpoint of everything that decides the rest of the run; drop older ones.
+
+    Raises:
+        RunError: weights that are not finite, which take no good ones' place; or the disk is full.
+    """
+    _check_weights(training, progress)
     if not distributed.is_first():
         return
     parts = {
@@ -476,10 +587,29 @@ def save(run: Run, training: Training, progress: Progress) -> None:
         "optimizer": optimizer_tensors(training.optimizer),
         "generators": generator_tensors(),
     }
-    run.checkpoints.mkdir(exist_ok=True)
     save_checkpoint(run.checkpoints, progress.step, parts, dataclasses.asdict(progress))
     best = run.checkpoints / checkpoint_name(progress.best_step)
-    prune_checkpoints(run.checkpoints, keep_last=training.config.train.keep_last, keep=best)
+    try:
+        prune_checkpoints(run.checkpoints, keep_last=training.config.train.keep_last, keep=best)
+    except RunError as error:
+        console.say(f"{error}; training goes on")
+
+
+@contextlib.contextmanager
+def _saving_when_stopped(
+    run: Run, training: Training, progress: Progress, console: TrainingConsole
+) -> Iterator[None]:
+    try:
+        yield
+    except Stopped:
+        if not (run.checkpoints / checkpoint_name(progress.step)).exists():
+            save(run, training, progress, console)
+        distributed.wait_for_first()  # it saves; torchrun ends all when one ends
+        console.say(
+            f"stopped after step {progress.step} of {training.config.train.steps}, saved; "
+            f"continue with: looktwice resume {shlex.quote(str(run.path))}"
+        )
+        raise
 
 
 def exchange_bad_pictures(training: Training, progress: Progress) -> None:
@@ -508,28 +638,62 @@ def restore(run: Run, training: Training, console: TrainingConsole) -> Progress:
     found = distributed.from_first(found)
     progress = Progress()
     if found is not None:
-        parts, state = found
-        training.method.load_state_dict(parts["method"])
-        load_optimizer_tensors(training.optimizer, parts["optimizer"])
-        load_generator_tensors(parts["generators"])
-        progress = Progress(**state)
+        progress = _put_back(training, *found)
     training.loader.bad_pictures.update(
         {int(index): BadPicture(*found) for index, found in progress.bad_pictures.items()}
     )
     if distributed.is_first():
-        kept = [r for r in read_metrics(run) if progress.step and r["step"] <= progress.step]
-        write_atomic(run.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))
+        for folder in (run.path, run.checkpoints):
+            remove_leftovers(folder)
+        for file, last in ((run.metrics_file, progress.told), (run.skipped_file, progress.step)):
+            if file.exists():
+                kept = [record for record in read_lines(file) if record["step"] <= last]
+                write_atomic(file, "".join(json.dumps(record) + "\n" for record in kept))
     return progress
+
+
+def _put_back(
+    training: Training, parts: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]
+) -> Progress:
+    fresh = dataclasses.asdict(Progress())
+    try:
+        if {key: type(value) for key, value in state.items()} != {
+            key: type(value) for key, value in fresh.items()
+        }:
+            raise ValueError("its counters are not those of a run")
+        training.method.load_state_dict(parts["method"])
+        load_optimizer_tensors(training.optimizer, parts["optimizer"])
+        load_generator_tensors(parts["generators"])
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"the checkpoint does not fit the run's configuration: {reason}") from error
+    return Progress(**state)
 
 
 def _last_checkpoint(
     run: Run, console: TrainingConsole
 ) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]] | None:
+    """Return the last checkpoint that is whole; set those after it aside.
+
+    Raises:
+        RunError: there are some, and none is whole.
+    """
+    damaged: list[Path] = []
     for path in reversed(list_checkpoints(run.checkpoints)):
         try:
-            return load_checkpoint(path)
-        except RunError as error:
+            found = load_checkpoint(path)
+        except DamagedError as error:
             console.say(f"{error}; going back to the one before it")
+            damaged.append(path)
+            continue
+        for each in damaged:
+            console.say(f"{each.name} is kept as {set_aside(each).name}")
+        return found
+    if damaged:
+        raise RunError(
+            f"none of the checkpoints in {run.checkpoints} is whole; remove that folder to start "
+            "the run anew"
+        )
     return None
 
 
@@ -547,6 +711,7 @@ def finish(run: Run, training: Training, progress: Progress, console: TrainingCo
         "verdict": last["verdict"],
         "best_step": progress.best_step if progress.best_step >= 0 else None,
         "bad_pictures": len(progress.bad_pictures),
+        "skipped_steps": progress.skipped,
         "train_seconds": last["time"]["seconds"],
         "pictures_per_second": last["time"]["pictures_per_second"],
         "peak_memory_mb": last["time"]["memory_mb"],
@@ -558,42 +723,11 @@ def finish(run: Run, training: Training, progress: Progress, console: TrainingCo
 
 
 @contextlib.contextmanager
-def stop_request() -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C and SIGTERM into a request that the loop asks for.
-
-    Alone, a second Ctrl-C interrupts at once; of several processes none leaves before the others.
-    """
-    received: list[int] = []
-
-    def request(number: int, frame: FrameType | None) -> None:
-        again = number == signal.SIGINT and number in received
-        if again and distributed.world_size() == 1:
-            signal.default_int_handler(number, frame)
-        received.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    previous = {n: signal.signal(n, request) for n in (signal.SIGINT, signal.SIGTERM)}
-    late = False
-    try:
-        yield lambda: bool(received)
-    except PeerError:
-        late = True
-        raise
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        if late and received:  # torchrun asked because another process ended: do end
-            signal.raise_signal(received[0])
-
-
-@contextlib.contextmanager
 def _recording_bad_files(run: Run, training: Training, progress: Progress) -> Iterator[None]:
     try:
         yield
     finally:
-        found = dict(progress.bad_pictures.values())
+        found = {**training.loader.skipped, **dict(progress.bad_pictures.values())}
         found |= {bad.identifier: bad.reason for bad in training.loader.bad_pictures.values()}
         if found and distributed.is_first():
             lines = (json.dumps({"path": p, "reason": r}) for p, r in sorted(found.items()))

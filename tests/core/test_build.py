@@ -96,7 +96,7 @@ ELSEWHERE = {
     "train.monitor_every": "below",
     "train.checkpoint_every": "test_train and below",
     "train.keep_last": "below",
-    "train.tensorboard": "below",
+    "train.tracker": "test_tracking and below",
 }
 
 
@@ -298,7 +298,8 @@ def test_options_of_the_loop_change_what_a_run_leaves(tmp_path):
     assert kept[-3:] == ["step-00000008", "step-00000010", "step-00000012"]
 
 
-def test_tensorboard_is_asked_for_where_it_is_missing(monkeypatch):
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_tracker_is_asked_for_where_it_is_missing(monkeypatch, name):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(UsageError, match=r"pip install 'looktwice\[tracking\]'"):
-        built(**{"train.tensorboard": True})
+    with pytest.raises(UsageError, match=rf"pip install 'looktwice\[{name}\]'"):
+        built(**{"train.tracker": name})

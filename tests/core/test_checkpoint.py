@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 
 import pytest
 import torch
@@ -112,6 +113,19 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
         save_checkpoint(tmp_path, 1, {"a": {"x": torch.ones(2)}}, {"step": 1})
     assert target.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_line_that_does_not_fit_leaves_nothing_of_itself(tmp_path):
+    file = tmp_path / "lines"
+    append_line(file, "first")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))  # cuts a write as a full disk does
+    try:
+        with pytest.raises(RunError, match="cannot write .*lines: No space left on device"):
+            append_line(file, "second line")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert file.read_text() == "first\n"
 
 
 def test_lines_are_appended_whole(tmp_path):

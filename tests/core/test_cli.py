@@ -212,7 +212,17 @@ def test_preview_writes_a_new_picture_and_page(capsys, folder, tmp_path, monkeyp
     assert (code, "epoch must be" in text) == (2, True), text
 
 
-def test_ctrl_c_exits_130_and_names_the_next_command(tmp_path):
+@pytest.mark.parametrize(
+    ("request_", "code", "said"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 75, "stopped by SIGTERM"),
+        (signal.SIGUSR1, 75, "stopped by SIGUSR1"),
+    ],
+)
+def test_a_request_to_stop_has_its_exit_code_and_names_the_next_command(
+    tmp_path, request_, code, said
+):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "looktwice", "pretrain", "-d", "fashion-mnist-10k",
                "-r", "simclr-tiny", "-o", str(out), "--epochs", "100"]  # fmt: skip
@@ -221,11 +231,11 @@ def test_ctrl_c_exits_130_and_names_the_next_command(tmp_path):
     while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(0.5)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, request_)
     printed, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    assert process.returncode == code, errors
     assert f"continue with: looktwice resume {out}" in printed
-    assert errors == "looktwice: interrupted\n"
+    assert errors == f"looktwice: {said}\n"
 
 
 def test_a_read_only_place_is_refused(capsys):

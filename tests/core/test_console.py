@@ -1,11 +1,10 @@
-"""What a run says, and what TensorBoard gets."""
+"""What a run says."""
 
 import io
 
 import pytest
 
 from looktwice.console import TrainingConsole, clock, epoch_line
-from looktwice.tracking import write_events
 
 RECORD = {
     "epoch": 3, "step": 84, "loss": 4.5, "chance_loss": 6.236, "top1": 0.41,
@@ -40,17 +39,3 @@ def test_without_a_terminal_lines_are_plain_and_whole():
         console.say("[bold]not markup[/bold] " + "x" * 300)
         console.step(1, 10)
     assert out.getvalue() == "[bold]not markup[/bold] " + "x" * 300 + "\n"
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
-def test_tensorboard_reads_back_what_was_written(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    write_events(tmp_path / "events", RECORD)
-    events = EventAccumulator(str(tmp_path / "events")).Reload()
-    assert set(events.Tags()["scalars"]) == {
-        "loss", "chance_loss", "top1", "learning_rate", "knn", "alignment", "seconds",
-        "pictures_per_second", "waiting_percent", "memory_mb",
-    }  # fmt: skip
-    (knn,) = events.Scalars("knn")
-    assert (knn.step, knn.value) == (84, pytest.approx(0.812))

@@ -1,6 +1,5 @@
 """Training: exact resume from every step, the same bits for any loader, and what a run leaves."""
 
-import contextlib
 import filecmp
 import io
 import json
@@ -14,7 +13,7 @@ import pytest
 import torch
 
 import looktwice
-from looktwice import train
+from looktwice import storage, train
 from looktwice.checkpoint import (
     generator_tensors,
     list_checkpoints,
@@ -23,8 +22,9 @@ from looktwice.checkpoint import (
 )
 from looktwice.config import resolve, to_toml, with_values
 from looktwice.data import open_splits
-from looktwice.errors import DataError, PeerError, RunError, UsageError
-from looktwice.run import IN_MEMORY, Run, exclusive
+from looktwice.errors import DataError, PeerError, RunError, Stopped, UsageError
+from looktwice.run import IN_MEMORY, Run, check_free, exclusive
+from looktwice.stopping import stop_request
 
 SETTINGS = {
     "augment.size": 8,
@@ -143,24 +143,25 @@ def test_a_second_seed_is_another_run(undisturbed, tmp_path):
     assert untimed(other)[1]["loss"] != untimed(undisturbed)[1]["loss"]
 
 
-@pytest.mark.parametrize("request_", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_finishes_the_step_saves_and_resumes_exactly(
+@pytest.mark.parametrize("request_", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_abandons_the_step_saves_and_resumes_exactly(
     undisturbed, tmp_path, monkeypatch, request_
 ):
     plain_step = train.train_step
 
-    def interrupted_step(training, batch, rate):
+    def interrupted_step(training, batch, *others):
         if batch.step == 9:
             os.kill(os.getpid(), request_)
-        return plain_step(training, batch, rate)
+        return plain_step(training, batch, *others)
 
     monkeypatch.setattr(train, "train_step", interrupted_step)
     run = Run(tmp_path / "run")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped) as stopped:
         start(run.path, **{"train.checkpoint_every": 100, "train.keep_last": 2})
+    assert stopped.value.number == request_
     monkeypatch.setattr(train, "train_step", plain_step)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    assert list_checkpoints(run.checkpoints)[-1].name == "step-00000010"
+    assert list_checkpoints(run.checkpoints)[-1].name == "step-00000009"
     assert not run.encoder_file.exists()
     assert not [t for t in threading.enumerate() if "loader" in t.name]
     train.resume(run.path, file=io.StringIO(), splits=splits())
@@ -169,36 +170,23 @@ def test_a_signal_finishes_the_step_saves_and_resumes_exactly(
 
 
 def test_a_second_ctrl_c_interrupts_at_once_and_a_second_sigterm_does_not():
-    with train.stop_request() as stopped:
-        assert not stopped()
+    with stop_request() as stop:
+        assert not stop.asked()
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
             os.kill(os.getpid(), number)
-        assert stopped()
+        assert stop.asked()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_signal_that_came_while_another_process_ended_is_obeyed():
     def told_to_end():
-        with train.stop_request():
+        with stop_request():
             os.kill(os.getpid(), signal.SIGINT)
             raise PeerError("another process ended first")
 
     with pytest.raises(KeyboardInterrupt):
         told_to_end()
-
-
-def test_a_request_to_stop_is_looked_at_once_a_step(tmp_path, monkeypatch):
-    answers = iter([False, True, True])
-
-    @contextlib.contextmanager
-    def requests():
-        yield lambda: next(answers)
-
-    monkeypatch.setattr(train, "stop_request", requests)
-    with pytest.raises(KeyboardInterrupt):
-        start(tmp_path / "run", **{"train.checkpoint_every": 100})
-    assert [p.name for p in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000002"]
 
 
 def test_a_finished_run_is_left_alone(undisturbed):
@@ -257,12 +245,28 @@ def test_minutes_become_steps_that_are_stored(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    with pytest.raises(RunError, match="the step was not taken"):
+    with pytest.raises(RunError, match="4 steps in a row up to step"):
         start(tmp_path / "run", **{"optim.base_lr": 1000.0, "optim.warmup_epochs": 0.0,
               "augment.jitter_p": 0.0, "train.steps": 400, "train.checkpoint_every": 0,
-              "optim.name": "sgd", "optim.weight_decay": 1.0})  # fmt: skip
+              "optim.name": "sgd", "optim.weight_decay": 1.0, "train.max_skipped": 3})  # fmt: skip
     parts, _ = load_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[-1])
     assert all(t.isfinite().all() for t in parts["method"].values())
+
+
+def test_a_run_that_finds_no_room_to_begin_can_be_given_the_same_folder_again(
+    tmp_path, monkeypatch
+):
+    def full(path, content):
+        if path.name == "config.toml":
+            raise RunError("cannot write config.toml: No space left on device")
+        storage.write_atomic(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("looktwice.run.write_atomic", full)
+        with pytest.raises(RunError, match="No space left"):
+            start(tmp_path / "run")
+    assert not any((tmp_path / "run").iterdir())
+    check_free(tmp_path / "run")
 
 
 def test_existing_runs_and_files_are_never_overwritten(undisturbed, tmp_path):

@@ -11,7 +11,8 @@ from PIL import Image, ImageOps
 
 from looktwice.data import decoding
 from looktwice.data.decoding import decode
-from looktwice.data.sources import FolderSource
+from looktwice.data.files import FolderFiles
+from looktwice.data.sources import FileSource
 from looktwice.errors import BadPictureError
 
 
@@ -77,7 +78,7 @@ def test_exif_orientation(kind, orientation):
 def test_damaged_exif_leaves_the_pixels(tmp_path):
     damaged = b"Exif\0\0II*\0\xff\xff\xff\xff" + b"\xff" * 30
     (tmp_path / "x.jpg").write_bytes(_encode(COLOUR, "JPEG", exif=damaged))
-    source = FolderSource(tmp_path, ["x.jpg"], name="x", channels=3)
+    source = FileSource(FolderFiles(tmp_path, ["x.jpg"]), name="x", channels=3)
     assert np.array_equal(source.image(0), decode(_encode(COLOUR, "JPEG"), 3))
 
 
@@ -173,7 +174,7 @@ def _chunk(kind, body):
 @pytest.mark.parametrize("name", list(_bad_files()))
 def test_bad_files_are_bad(tmp_path, name):
     (tmp_path / f"{name}.jpg").write_bytes(_bad_files()[name])
-    source = FolderSource(tmp_path, [f"{name}.jpg"], name="x", channels=3)
+    source = FileSource(FolderFiles(tmp_path, [f"{name}.jpg"]), name="x", channels=3)
     with pytest.raises(BadPictureError) as caught:
         source.image(0)
     assert caught.value.identifier == f"{name}.jpg"
@@ -187,7 +188,7 @@ def test_random_damage_is_bad_or_a_picture_but_never_another_error(tmp_path):
         _encode(COLOUR, "TIFF", compression="tiff_lzw"),
         _encode(COLOUR, "JPEG", exif=_exif()),
     ]
-    source = FolderSource(tmp_path, ["x.jpg"], name="x", channels=3)
+    source = FileSource(FolderFiles(tmp_path, ["x.jpg"]), name="x", channels=3)
     num_bad = 0
     for trial in range(240):
         data = bytearray(encoded[trial % len(encoded)])
@@ -216,7 +217,17 @@ def test_pillows_warnings_stay_inside(tmp_path, monkeypatch):
     (tmp_path / "large.jpg").write_bytes(_encode(COLOUR, "JPEG"))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        source = FolderSource(tmp_path, ["large.png", "large.jpg"], name="x", channels=3)
+        source = FileSource(FolderFiles(tmp_path, ["large.png", "large.jpg"]), name="x", channels=3)
         shapes = [source.image(i).shape for i in range(2)]
     assert shapes == [(37, 53, 3)] * 2
     assert not caught
+
+
+def test_a_few_bytes_that_claim_a_large_picture_are_refused():
+    flat = _encode(Image.new("L", (3000, 3000)), "PNG")
+    assert decode(flat, 1).shape == (3000, 3000, 1)
+    data = bytearray(_encode(COLOUR, "WEBP", save_all=True, append_images=[COLOUR.rotate(180)]))
+    assert data[12:16] == b"VP8X"
+    data[24:30] = (3999).to_bytes(3, "little") * 2
+    with pytest.raises(ValueError, match=f"claims 4000 x 4000 pixels in {len(data)} bytes"):
+        decode(bytes(data), 3)

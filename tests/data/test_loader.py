@@ -203,6 +203,31 @@ def _interrupt_next(batches):
     assert time.perf_counter() - began < 1.5
 
 
+@pytest.mark.parametrize("threads", [0, 1, 2])
+def test_a_request_to_stop_ends_a_batch_in_the_making(threads):
+    """A batch takes 200 s here; nobody waits for it."""
+    source, asked = Pictures(300, seconds=1.0), threading.Event()
+    loader = _loader(source, batch_size=200, threads=threads)
+    threading.Timer(0.5, asked.set).start()
+    began = time.perf_counter()
+    with contextlib.closing(loader.batches(0, 1, asked.is_set)) as batches:
+        assert next(batches, None) is None
+    assert time.perf_counter() - began < 5
+    assert not [t for t in threading.enumerate() if t.name.startswith("looktwice-loader")]
+
+
+def test_batches_before_a_request_to_stop_are_those_without_one():
+    asked = threading.Event()
+    loader = _loader(Pictures(30), threads=2)
+    seen = []
+    for batch in loader.batches(0, 20, asked.is_set):
+        seen.append((batch.step, batch.epoch, batch.indices.tolist(), batch.views[0].tobytes()))
+        if batch.step == 5:
+            asked.set()
+    assert seen == _collect(_loader(Pictures(30)))[: len(seen)]
+    assert 6 <= len(seen) <= 10
+
+
 def test_leaving_a_loop_early_leaks_no_threads():
     for _ in range(3):
         for _batch in _loader(Pictures(100), threads=2).batches(0, 50):

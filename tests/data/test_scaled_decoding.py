@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from looktwice.augment import CenterCrop, HorizontalFlip, Policy, RandomResizedCrop, Resize, policy
-from looktwice.data import ArraySource, FolderSource, Loader, loader, permute, subset
+from looktwice.data import ArraySource, FileSource, Loader, loader, permute, subset
 from looktwice.data.decoding import Jpeg, Whole, decode, read
+from looktwice.data.files import FolderFiles
 from looktwice.errors import BadPictureError
 from looktwice.features import readable
 
@@ -60,7 +61,7 @@ def _jpeg(pixels, orientation=1, **options):
 def _folder(path, files, channels=3):
     for name, data in files.items():
         (path / name).write_bytes(data)
-    return FolderSource(path, list(files), name="x", channels=channels)
+    return FileSource(FolderFiles(path, list(files)), name="x", channels=channels)
 
 
 def _views(source, views, start=0, stop=1, **settings):

@@ -14,7 +14,7 @@ here = os.environ["RANK"] == process
 plain_step = train.train_step
 
 
-def planted_step(training, batch, rate):
+def planted_step(training, batch, *others):
     reached = batch.step >= int(step)
     if what in ("INT", "TERM") and reached:
         if batch.step == int(step) and here:
@@ -28,7 +28,7 @@ def planted_step(training, batch, rate):
         raise ValueError("the planted error")
     if what == "full" and here and reached:
         storage._write_synced = full
-    return plain_step(training, batch, rate)
+    return plain_step(training, batch, *others)
 
 
 def full(path, data):

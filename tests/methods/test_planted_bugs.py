@@ -157,8 +157,8 @@ def test_a_learning_rate_scaled_twice_is_caught(pretrain, tmp_path, monkeypatch)
     rates = []
     plain_step = train.train_step
 
-    def train_step(training, batch, rate):
-        result = plain_step(training, batch, rate)
+    def train_step(training, batch, *others):
+        result = plain_step(training, batch, *others)
         rates.append({group["lr"] for group in training.optimizer.param_groups})
         return result
 

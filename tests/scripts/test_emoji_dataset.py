@@ -172,6 +172,17 @@ def test_notices(script, packages, tmp_path):
     assert (tmp_path / "out/LICENSE-google").read_text("utf-8") == "licence of google"
 
 
+def test_googles_drawings_go_with_the_whole_licence_that_the_notice_names(
+    script, packages, tmp_path
+):
+    script.build(tmp_path / "out", packages)
+    text = (tmp_path / "out/LICENSE-google-drawings.txt").read_bytes()
+    official = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+    assert hashlib.sha256(text).hexdigest() == official  # as at apache.org and in Debian
+    assert "LICENSE-google-drawings.txt" in (tmp_path / "out/NOTICE").read_text("utf-8")
+    assert not (tmp_path / "out/LICENSE-twitter-drawings.txt").exists()
+
+
 def test_nothing_is_overwritten_and_nothing_half_is_left(script, packages, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(RunError, match="is there already"):

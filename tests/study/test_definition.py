@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from looktwice.augment import from_tables
-from looktwice.config import resolve
 from looktwice.errors import DataError, UsageError
 from looktwice.study import open_study, read_study, study_names
 from looktwice.study.measures import check_measures
@@ -85,12 +84,20 @@ def test_shipped_studies_are_whole(name, tmp_path, pictures):
         assert {study.figure.x, study.figure.lines} <= axes.keys()
 
 
-@pytest.mark.parametrize("name", ["temperature"])
-def test_the_size_of_the_source_resolves(name):
+@pytest.mark.parametrize("name", [name for name in study_names() if name != "model-size"])
+def test_the_size_of_the_source_can_be_planned(name, tmp_path, pictures):
     study = open_study(name, paper=True)
-    config = resolve(recipe=study.recipe, flags={**study.settings, "data.source": "x"}, environ={})
-    assert config.model.backbone == "resnet50"
-    assert config.train.epochs == 100
+    tasks = plan(study, data=str(pictures), seeds=1, folder=tmp_path).tasks
+    assert len(tasks) == len(open_study(name).variants)
+    for task in tasks:
+        small = task.config.model.backbone.startswith("resnet-tiny")
+        assert not small, task.variant
+        assert task.config.train.epochs >= 100 or name in ("cost", "color-histogram")
+
+
+def test_where_there_is_no_size_of_the_source_it_is_said():
+    with pytest.raises(UsageError, match="leave --paper out"):
+        open_study("model-size", paper=True)
 
 
 @pytest.mark.parametrize(

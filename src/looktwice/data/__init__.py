@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from looktwice.data.loader import BadPicture, Batch, Loader
-from looktwice.data.open import Data, open_source, open_splits
+from looktwice.data.open import Data, open_official, open_source, open_splits
 from looktwice.data.shuffle import permute
-from looktwice.data.sources import ArraySource, FolderSource, Source, join, subset
+from looktwice.data.sources import ArraySource, FileSource, Source, join, subset
 from looktwice.data.splits import Splits
 
 __all__ = [
@@ -13,11 +13,12 @@ __all__ = [
     "BadPicture",
     "Batch",
     "Data",
-    "FolderSource",
+    "FileSource",
     "Loader",
     "Source",
     "Splits",
     "join",
+    "open_official",
     "open_source",
     "open_splits",
     "permute",

@@ -1,4 +1,4 @@
-"""Pictures in .npz and .npy files."""
+"""Pictures in .npz and .npy files, and in folders of arrays as `pack` writes them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
-from looktwice.data.class_names import number_labels
-from looktwice.data.sources import ArraySource, Source, printable
+from looktwice.data.class_names import number_labels, read_names
+from looktwice.data.files import Paths, printable
+from looktwice.data.folders import CLASS_LISTS, SPLIT_FOLDERS
+from looktwice.data.sources import ArraySource, Source
 from looktwice.errors import DataError
 from looktwice.foreign import load_npy, load_npz
 
@@ -19,6 +22,53 @@ NAMES: Final = {
     "test": (("x_test", "y_test"), ("test_images", "test_labels")),
 }
 """Names of pictures and labels in an .npz file: ours, Keras's, MedMNIST's."""
+
+ARRAY_ENDING: Final = ".npy"
+LABELS_ENDING: Final = ".labels.npy"
+NAMES_ENDING: Final = ".names.txt"
+"""Behind a split's name: its pictures, labels, and names, one a line."""
+
+
+def holds_arrays(folder: Path) -> bool:
+    """Tell whether a folder has the array of a train split and its names."""
+    return all((folder / f"train{end}").is_file() for end in (ARRAY_ENDING, NAMES_ENDING))
+
+
+def open_arrays(folder: Path) -> dict[str, Source]:
+    """Open a folder of arrays: pictures memory-mapped, labels numbered as ``class.txt`` lists them.
+
+    Raises:
+        DataError: a file is damaged, or they do not fit together.
+    """
+    listed = [folder / name for name in CLASS_LISTS if (folder / name).is_file()]
+    splits: dict[str, Source] = {}
+    for split in dict.fromkeys(SPLIT_FOLDERS.values()):
+        path, labels = folder / f"{split}{ARRAY_ENDING}", folder / f"{split}{LABELS_ENDING}"
+        if not path.is_file():
+            continue
+        try:
+            splits[split] = ArraySource(
+                load_npy(path),
+                load_npy(labels) if labels.is_file() else None,
+                name=printable(f"{folder}/{split}"),
+                class_names=read_names(listed[0]) if listed and labels.is_file() else None,
+                names=_lines(folder / f"{split}{NAMES_ENDING}"),
+            )
+        except DataError as error:
+            raise DataError(f"{printable(str(path))!r}: {error}") from error
+    return splits
+
+
+def _lines(path: Path) -> Paths:
+    """Read names, one a line, without an object for each."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{str(path)!r} cannot be read ({error.strerror})") from error
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
+    starts = np.concatenate([[0], ends[:-1] + 1]) if ends.size else ends
+    lengths = (ends - starts).astype(np.int32)
+    return Paths(("",), np.zeros(ends.size, np.int32), data, starts, lengths)
 
 
 def open_npy(path: Path) -> dict[str, Source]:

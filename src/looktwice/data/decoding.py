@@ -30,6 +30,14 @@ libjpeg-turbo has vector code for these alone: of a 500 x 375 and of a 4000 x 30
 long as 4/8 or longer, and 5/8, 6/8 and 7/8 longer than the whole picture.
 """
 
+MANY_PIXELS: Final = 1 << 23
+MOST_PER_BYTE: Final = 4096
+"""Pixels that a nearly empty file may claim, and pixels a byte above which a larger one is bad.
+
+A few bytes may claim a canvas of 500 MB, which WebP's decoder fills before it finds nothing there.
+Flat pictures reach 2,730 pixels a byte as GIF and 344 as PNG, more only in black and white or WebP.
+"""
+
 _SIXTEEN_BIT: Final = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 GREY_MODES: Final = ("1", "L", *_SIXTEEN_BIT)
 _ORIENTATION: Final = 0x0112
@@ -206,6 +214,10 @@ def _read_jpeg(data: bytes, channels: int) -> Jpeg | None:
 
 def _decode_with_pillow(data: bytes, channels: int, ground: Ground) -> Picture:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        if image.width * image.height > max(MANY_PIXELS, MOST_PER_BYTE * len(data)):
+            raise ValueError(
+                f"it claims {image.width} x {image.height} pixels in {len(data)} bytes"
+            )
         image.load()
         orientation = _orientation(image)
         if image.format == "PNG":

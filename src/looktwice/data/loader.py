@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -65,17 +66,17 @@ class BadPicture:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """A batch in the making: whose views, where they go, what was bad, whether anybody waits."""
+    """A batch in the making: whose views, where they go, what was bad, whether nobody waits."""
 
     epoch: int
     indices: NDArray[np.int64]
     views: tuple[Views, ...]
     bad: dict[int, BadPicture]
-    stop: threading.Event
+    stopped: Callable[[], bool]
 
 
 class _Stopped(Exception):  # noqa: N818
-    """The consumer has gone; nobody sees this."""
+    """Nobody wants the batch any more; no consumer sees this."""
 
 
 class Loader:
@@ -106,6 +107,7 @@ class Loader:
         steps_per_epoch: whole batches in an epoch.
         waited_seconds: time that consumers spent waiting for batches so far.
         bad_pictures: what was bad so far, by sample index; the same for every `threads`.
+        skipped: as `Source.skipped`.
 
     Raises:
         UsageError: an argument out of range, or a batch larger than the source.
@@ -130,6 +132,7 @@ class Loader:
         self.steps_per_epoch = len(source) // batch_size
         self.waited_seconds = 0.0
         self.bad_pictures: dict[int, BadPicture] = {}
+        self.skipped = source.skipped
         self._source = source
         self._policy = policy
         self._batch_size = batch_size
@@ -140,10 +143,18 @@ class Loader:
         self._scaled_decoding = scaled_decoding
         self._num_buffers = max(depth, threads + 1) if threads else 1
 
-    def batches(self, start_step: int, stop_step: int) -> Generator[Batch]:
+    def batches(
+        self, start_step: int, stop_step: int, stopped: Callable[[], bool] = lambda: False
+    ) -> Generator[Batch]:
         """Yield the batches of the steps start_step … stop_step - 1, across epochs.
 
         Close the iterator (`contextlib.closing`) when leaving early: that ends its threads.
+
+        Args:
+            start_step: the first one's step.
+            stop_step: the step after the last one's.
+            stopped: asked at every picture: no further batch is yielded once it is true, so that
+                nobody waits for pictures that are not wanted.
 
         Raises:
             UsageError: steps that are no range.
@@ -152,24 +163,31 @@ class Loader:
         if not 0 <= start_step <= stop_step:
             raise UsageError(f"steps {start_step} to {stop_step} are not a range from 0 upwards")
         make = self._ahead if self._threads else self._one_by_one
-        return make(range(start_step, stop_step))
+        return self._until_stopped(make(range(start_step, stop_step), stopped))
 
-    def _one_by_one(self, steps: range) -> Generator[Batch]:
+    def _until_stopped(self, batches: Generator[Batch]) -> Generator[Batch]:
+        with contextlib.suppress(_Stopped), contextlib.closing(batches):
+            yield from batches
+
+    def _one_by_one(self, steps: range, stopped: Callable[[], bool]) -> Generator[Batch]:
         views = self._new_views()
-        stop = threading.Event()
         for step in steps:
             began = time.perf_counter()
-            made = self._make(step, views, stop)
+            made = self._make(step, views, stopped)
             self.waited_seconds += time.perf_counter() - began
             yield self._accept(*made)
 
-    def _ahead(self, steps: range) -> Generator[Batch]:
+    def _ahead(self, steps: range, stopped: Callable[[], bool]) -> Generator[Batch]:
         buffers = [self._new_views() for _ in range(min(self._num_buffers, len(steps)))]
-        stop = threading.Event()
+        closed = threading.Event()
+
+        def no_more() -> bool:
+            return closed.is_set() or stopped()
+
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="looktwice-loader")
         try:
             tasks = (
-                pool.submit(self._make, step, buffers[i % len(buffers)], stop)
+                pool.submit(self._make, step, buffers[i % len(buffers)], no_more)
                 for i, step in enumerate(steps)
             )
             pending = deque(islice(tasks, len(buffers)))
@@ -180,7 +198,7 @@ class Loader:
                 yield self._accept(*made)
                 pending.extend(islice(tasks, 1))
         finally:
-            stop.set()
+            closed.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _new_views(self) -> tuple[Views, ...]:
@@ -190,13 +208,13 @@ class Loader:
         )
 
     def _make(
-        self, step: int, views: tuple[Views, ...], stop: threading.Event
+        self, step: int, views: tuple[Views, ...], stopped: Callable[[], bool]
     ) -> tuple[Batch, dict[int, BadPicture]]:
         """Make the views of a step in their buffers, with the bad pictures met on the way."""
         epoch, batch = divmod(step, self.steps_per_epoch)
         positions = batch * self._batch_size + np.array(self._share)
         indices = permute(len(self._source), self._seed, epoch, positions)
-        task = _Task(epoch, indices, views, {}, stop)
+        task = _Task(epoch, indices, views, {}, stopped)
         if self._scaled_decoding and self._source.is_encoded:
             self._fill(task, self._source.encoded, self._decode_and_apply)
         else:
@@ -242,7 +260,7 @@ class Loader:
         rows = self._sample(task, keys, pictures)
         decoded: list[Decoded] = []
         for n, eighths in enumerate(self._policy.smallest_eighths(rows).tolist()):
-            if task.stop.is_set():
+            if task.stopped():
                 raise _Stopped
             try:
                 decoded.append(pictures[n].decode(eighths))
@@ -274,7 +292,7 @@ class Loader:
     def _first_good(self, index: int, read: Callable[[int], _Readable], task: _Task) -> _Readable:
         """Read picture `index`, or the next good one; `task.bad` grows by those met before it."""
         while True:
-            if task.stop.is_set():
+            if task.stopped():
                 raise _Stopped
             try:
                 return read(index)

@@ -10,12 +10,20 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from looktwice.data.array_files import open_npy, open_npz
+from looktwice.data.array_files import holds_arrays, open_arrays, open_npy, open_npz
 from looktwice.data.cifar import FORMS, open_cifar
 from looktwice.data.class_names import read_class_list
 from looktwice.data.folders import open_folder
 from looktwice.data.idx import holds_idx, open_idx
 from looktwice.data.named import DATA_SETS, open_named
+from looktwice.data.remote import is_remote, open_remote
+from looktwice.data.shards import (
+    holds_shards,
+    is_pattern,
+    open_pattern,
+    open_shard_folder,
+    open_tar,
+)
 from looktwice.data.sources import ArraySource, Source
 from looktwice.data.splits import Splits, carve
 from looktwice.data.stl10 import holds_stl10, open_stl10
@@ -30,6 +38,7 @@ FILES: Final[Mapping[str, Callable[[Path], dict[str, Source]]]] = {
     ".npy": open_npy,
     ".csv": open_table,
     ".jsonl": open_table,
+    ".tar": open_tar,
 }
 """What opens a file, by the end of its name."""
 
@@ -45,8 +54,8 @@ def open_source(
     """Open one official split, as it is distributed; nothing is carved.
 
     Args:
-        data: name of a data set, folder, file, uint8 array (N, H, W[, C]), pair (images, labels),
-            or a source, which is its own train split.
+        data: name of a data set, folder, file, pattern or address of tar shards, uint8 array
+            (N, H, W[, C]), pair (images, labels), or a source, which is its own train split.
         split: "train", "validation" or "test"; "labelled" of stl10-unlabelled.
         root: folder under which named data sets are looked for first.
         classes: of a folder, a text file of the class folders to take, or a shipped list's name.
@@ -56,7 +65,7 @@ def open_source(
         DataError: nothing there, or not usable.
         UsageError: no such split, or classes of what is no folder.
     """
-    official = _official(data, root, classes, download)
+    official = open_official(data, root=root, classes=classes, download=download)
     if split not in official:
         raise UsageError(
             f"{official['train'].name!r} has no official split {split!r}."
@@ -91,21 +100,24 @@ def open_splits(
         UsageError: a fraction or the seed out of range, or classes of what is no folder.
     """
     return carve(
-        _official(data, root, classes, download),
+        open_official(data, root=root, classes=classes, download=download),
         validation_fraction=validation_fraction,
         test_fraction=test_fraction,
         seed=seed,
     )
 
 
-def _official(
-    data: Data, root: str | Path | None, classes: str, download: bool
+def open_official(
+    data: Data, *, root: str | Path | None = None, classes: str = "", download: bool = False
 ) -> dict[str, Source]:
-    """Open official splits by name; "train" is always among them."""
+    """Open all official splits by name; "train" is always among them.
+
+    Arguments and errors are those of `open_source`.
+    """
     path = None if isinstance(data, Source | np.ndarray | tuple) else _path(os.fspath(data))
     chosen = read_class_list(classes) if classes else None
     named = DATA_SETS.get(data) if isinstance(data, str) else None
-    if chosen and not (named.has_classes if named else path is not None and path.is_dir()):
+    if chosen and not (named.has_classes if named else isinstance(path, Path) and path.is_dir()):
         raise UsageError("data.classes chooses class folders, which the pictures named do not have")
     if isinstance(data, Source):
         return {"train": data}
@@ -115,6 +127,8 @@ def _official(
         if len(data) != 2:
             raise DataError(f"give arrays as (images, labels); found a tuple of {len(data)}")
         return {"train": ArraySource(data[0], data[1])}
+    if isinstance(path, str):
+        return open_remote(path) if is_remote(path) else open_pattern(path)
     if path is None:
         place = None if root is None else Path(root).expanduser()
         return open_named(os.fspath(data), place, may_download=download, chosen=chosen)
@@ -123,15 +137,19 @@ def _official(
     return open_folder(path, chosen) if chosen else _open_folder(path)
 
 
-def _path(name: str) -> Path | None:
-    """Return the folder or file that a name means; None for a named data set.
+def _path(name: str) -> Path | str | None:
+    """Return the folder or file that a name means; None for a named data set, a str for shards.
 
     Raises:
         DataError: there is none, or a file of no known kind.
     """
     if name in DATA_SETS:
         return None
+    if is_remote(name):
+        return name
     path = Path(name).expanduser()
+    if is_pattern(name) and not path.exists():
+        return str(path)
     if path.is_dir() or (path.is_file() and path.suffix.lower() in FILES):
         return path
     if path.exists():
@@ -153,5 +171,9 @@ def _open_folder(folder: Path) -> dict[str, Source]:
         return open_stl10(folder)
     if holds_idx(folder):
         return open_idx(folder)
+    if holds_arrays(folder):
+        return open_arrays(folder)
+    if holds_shards(folder):
+        return open_shard_folder(folder)
     tables = find_tables(folder)
     return open_tables(folder, tables) if tables else open_folder(folder)

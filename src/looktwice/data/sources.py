@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import io
-import stat
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Final, TypeVar, final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
-from looktwice.data.decoding import (
-    FORMATS,
-    GREY_MODES,
-    Encoded,
-    Ground,
-    Picture,
-    Whole,
-    decode,
-    read,
-)
+from looktwice.data.decoding import Encoded, Ground, Picture, Whole, decode, read
+from looktwice.data.files import Files, printable, quieten_pillow
 from looktwice.errors import BadPictureError, DataError
 
 Labels = NDArray[np.int64]
 _Made = TypeVar("_Made")
-
-NUM_PROBED: Final = 64
-"""Pictures looked at to tell whether a folder is grey."""
 
 
 class Source(ABC):
@@ -89,6 +75,19 @@ class Source(ABC):
     def fingerprint(self) -> str:
         """Return a sha256 (hex), equal for sources of the same pictures and labels."""
 
+    def file(self, i: int) -> bytes | None:  # noqa: ARG002
+        """Return the file of picture i as it is; None where pictures are no files.
+
+        Raises:
+            BadPictureError: it cannot be read.
+        """
+        return None
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """What lies among the pictures, is none of them, and should have been: name to reason."""
+        return {}
+
     @property
     def picture_size(self) -> tuple[int, int] | None:
         """Height and width in pixels, when shared by all and known without decoding."""
@@ -105,6 +104,7 @@ class ArraySource(Source):
         name: what to call it.
         class_names: names of the labels 0 … C-1; without them the distinct labels, sorted,
             become the classes.
+        names: of the pictures, (N,) and distinct; without them ``name[i]``.
 
     Raises:
         DataError: another dtype, shape or length.
@@ -117,8 +117,12 @@ class ArraySource(Source):
         *,
         name: str = "array",
         class_names: tuple[str, ...] | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
         _check_images(images)
+        if names is not None and len(names) != len(images):
+            raise DataError(f"there are {len(names)} names for {len(images)} pictures")
+        self._names = names
         self._images = images if images.ndim == 4 else images[..., None]
         numbers = None
         if labels is not None:
@@ -136,7 +140,7 @@ class ArraySource(Source):
 
     def identifier(self, i: int) -> str:
         """See `Source.identifier`."""
-        return f"{self.name}[{i}]"
+        return f"{self.name}[{i}]" if self._names is None else printable(self._names[i])
 
     def fingerprint(self) -> str:
         """See `Source.fingerprint`."""
@@ -155,35 +159,35 @@ class ArraySource(Source):
 
 
 @final
-class FolderSource(Source):
-    """Picture files under one folder, decoded when asked for.
+class FileSource(Source):
+    """Picture files, decoded when asked for.
 
     Args:
-        root: the folder.
-        files: paths relative to it, in the order of the source.
+        files: the files, in the order of the source.
         name: what to call it.
         channels: 1 or 3.
         labels: int64 (N,) or None.
         class_names: one a label, or None.
         ground: what lies under transparent parts.
+        skipped: as `Source.skipped`.
     """
 
     def __init__(
         self,
-        root: Path,
-        files: Sequence[str],
+        files: Files,
         *,
         name: str,
         channels: int,
         labels: Labels | None = None,
         class_names: tuple[str, ...] | None = None,
         ground: Ground = "white",
+        skipped: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(name, channels, labels, class_names)
-        self._root = root
-        self._files = tuple(files)
+        self._files = files
         self._ground = ground
-        _quieten_pillow()
+        self._skipped = skipped or {}
+        quieten_pillow()
 
     def __len__(self) -> int:
         return len(self._files)
@@ -201,43 +205,61 @@ class FolderSource(Source):
         """See `Source.encoded`."""
         return self._read_as(read, i)
 
+    def file(self, i: int) -> bytes | None:
+        """See `Source.file`."""
+        with self._named(i, OSError):
+            return self._files.read(i)
+
     def over(self, ground: Ground) -> Source:
         """See `Source.over`."""
-        return FolderSource(
-            self._root,
+        return FileSource(
             self._files,
             name=self.name,
             channels=self.channels,
             labels=self.labels,
             class_names=self.class_names,
             ground=ground,
+            skipped=self._skipped,
         )
 
     def _read_as(self, make: Callable[[bytes, int, Ground], _Made], i: int) -> _Made:
-        try:
-            return make(_read(self._root / self._files[i]), self.channels, self._ground)
+        data = self.file(i)
+        assert data is not None
         # Decoders of untrusted bytes raise nearly anything (struct.error, KeyError, zlib.error,
         # SyntaxError, MemoryError, DecompressionBombError …); no file may end a run.
-        except Exception as error:
+        with self._named(i, Exception):
+            return make(data, self.channels, self._ground)
+
+    @contextlib.contextmanager
+    def _named(self, i: int, kind: type[Exception]) -> Iterator[None]:
+        try:
+            yield
+        except kind as error:
             reason = str(error) or type(error).__name__
+            if isinstance(error, OSError) and error.strerror:
+                reason = error.strerror
             if isinstance(error, UnidentifiedImageError):  # its text tells an address in memory
                 reason = "cannot identify a picture of any known format"
             raise BadPictureError(self.identifier(i), printable(reason)) from error
 
     def identifier(self, i: int) -> str:
         """See `Source.identifier`."""
-        return printable(self._files[i])
+        return self._files.identifier(i)
 
     def fingerprint(self) -> str:
-        """See `Source.fingerprint`."""
+        """See `Source.fingerprint`; of names, sizes and labels, not of pixels."""
         digest = hashlib.sha256(repr((self.channels, self.class_names)).encode())
         if self._ground != "white":
             digest.update(self._ground.encode())
-        for i, file in enumerate(self._files):
-            path = self._root / file
-            size = path.stat().st_size if path.is_file() else -1
-            digest.update(f"{self.identifier(i)}\0{size}\0".encode())
+        digest.update(self._files.digest())
+        if self.labels is not None:
+            digest.update(self.labels.astype("<i8").tobytes())
         return digest.hexdigest()
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """See `Source.skipped`."""
+        return self._skipped
 
 
 @final
@@ -269,6 +291,15 @@ class _Subset(Source):
     def over(self, ground: Ground) -> Source:
         """See `Source.over`."""
         return _Subset(self._source.over(ground), self._indices)
+
+    def file(self, i: int) -> bytes | None:
+        """See `Source.file`."""
+        return self._source.file(int(self._indices[i]))
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """See `Source.skipped`."""
+        return self._source.skipped
 
     def identifier(self, i: int) -> str:
         """See `Source.identifier`."""
@@ -330,6 +361,16 @@ class _Joined(Source):
         """See `Source.over`."""
         return _Joined(self._first.over(ground), self._second.over(ground))
 
+    def file(self, i: int) -> bytes | None:
+        """See `Source.file`."""
+        source, place = self._at(i)
+        return source.file(place)
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """See `Source.skipped`."""
+        return {**self._first.skipped, **self._second.skipped}
+
     def identifier(self, i: int) -> str:
         """See `Source.identifier`."""
         source, place = self._at(i)
@@ -359,41 +400,6 @@ def join(first: Source, second: Source) -> Source:
             "classes"
         )
     return _Joined(first, second)
-
-
-def printable(text: str) -> str:
-    """Escape the undecodable bytes of a file name, so that any UTF-8 file or terminal takes it."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def probe_channels(root: Path, files: Sequence[str]) -> int:
-    """Return 1 when `NUM_PROBED` pictures, evenly spread, are all grey and opaque, else 3."""
-    _quieten_pillow()
-    modes: list[str] = []
-    for file in files[:: -(-len(files) // NUM_PROBED)]:
-        try:
-            with Image.open(io.BytesIO(_read(root / file)), formats=FORMATS) as image:
-                modes.append("alpha" if image.has_transparency_data else image.mode)
-        except Exception:  # a bad picture says nothing about colour; decoding reports it
-            continue
-        if len(modes) == NUM_PROBED or modes[-1] not in GREY_MODES:
-            break
-    return 1 if modes and set(modes) <= set(GREY_MODES) else 3
-
-
-def _read(path: Path) -> bytes:
-    """Read a regular file; a pipe or a device is not opened, since that could block."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError("not a regular file")
-    return path.read_bytes()
-
-
-def _quieten_pillow() -> None:
-    """Ignore Pillow's warnings about odd files, for good.
-
-    `warnings.catch_warnings` around each call would not be safe in threads.
-    """
-    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _check_images(images: NDArray[Any]) -> None:

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from looktwice.data.class_names import number_labels
+from looktwice.data.files import FolderFiles, printable, probe_channels
 from looktwice.data.folders import SPLIT_FOLDERS
-from looktwice.data.sources import FolderSource, Source, printable, probe_channels
+from looktwice.data.sources import FileSource, Source
 from looktwice.errors import DataError, did_you_mean
 
 METADATA: Final = ("metadata.csv", "metadata.jsonl")
@@ -83,14 +84,13 @@ def _open(root: Path, rows: list[_Row], named: Path) -> dict[str, Source]:
     if "train" not in splits:
         raise DataError(f"{name!r} has no pictures in the train split: add some")
     parts = {split: _in(rows, split) for split in splits}
-    channels = probe_channels(root, [row.file for row in parts["train"]])
+    channels = probe_channels(FolderFiles(root, [row.file for row in parts["train"]]))
     numeric = all(_INTEGER.fullmatch(str(row.label)) for row in rows if row.label is not None)
     values = {split: _values(part, split, name, numeric) for split, part in parts.items()}
     labels, class_names = number_labels(values, name)
     return {
-        split: FolderSource(
-            root,
-            [row.file for row in part],
+        split: FileSource(
+            FolderFiles(root, [row.file for row in part]),
             name=name,
             channels=channels,
             labels=labels[split],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,9 +83,20 @@ def _picture_means(values: NDArray[np.float32], generator: np.random.Generator) 
     return means
 
 
-def interval(resampled: Doubles) -> list[float]:
-    """Return [low, high], the central 95 % of resampled accuracies or differences."""
-    tail = (1 - COVERAGE) / 2
+def pack(correct: NDArray[np.bool_]) -> list[str]:
+    """Return whether draw l got picture t right, (L, T), as text: a line a draw, bits in base64."""
+    return [base64.b64encode(np.packbits(draw).tobytes()).decode("ascii") for draw in correct]
+
+
+def unpack(lines: Sequence[str], num_pictures: int) -> NDArray[np.bool_]:
+    """Return what `pack` packed, (L, T)."""
+    bits = [np.frombuffer(base64.b64decode(line), np.uint8) for line in lines]
+    return np.unpackbits(np.stack(bits), axis=1, count=num_pictures).astype(bool)
+
+
+def interval(resampled: Doubles, coverage: float = COVERAGE) -> list[float]:
+    """Return [low, high], the central share of resampled accuracies or differences."""
+    tail = (1 - coverage) / 2
     return [float(bound) for bound in np.quantile(resampled, [tail, 1 - tail])]
 
 

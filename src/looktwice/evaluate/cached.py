@@ -89,6 +89,7 @@ def about_data(subject: Subject, kept: Sequence[Sized]) -> dict[str, Any]:
         **counts,
         "unreadable": sum(map(len, parts)) - sum(counts.values()),
         "classes": list(names),
+        "test_sha256": parts[2].fingerprint(),
     }
 
 

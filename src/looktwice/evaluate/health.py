@@ -110,6 +110,26 @@ def health_report(
     }
 
 
+def view_features(
+    encoders: Sequence[Encoder], source: Source, policy: Policy, count: int, *, seed: int
+) -> list[Tensor]:
+    """Return each encoder's features (N, 2, D) of the two views that `health_report` looks at.
+
+    Args:
+        encoders: in eval mode, of one size.
+        source: held-out pictures.
+        policy: as for `health_report`.
+        count: N, at most.
+        seed: of the views.
+
+    Raises:
+        UsageError, DataError: as `health_report`.
+    """
+    policy.check_channels(source.channels)
+    plan = [_pair(policy, encoders[0].spec.image_size)]
+    return [each[0] for each in _encoded(encoders, sample(source, count), plan, seed)]
+
+
 def lines(report: dict[str, Any]) -> list[str]:
     """Return a report as lines for a terminal."""
     columns = [name for name in ("features", "embeddings", "untrained") if report[name]]

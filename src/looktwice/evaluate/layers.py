@@ -19,6 +19,7 @@ from looktwice.evaluate.cached import cached_features
 from looktwice.evaluate.protocol import SplitFeatures, measure_features
 from looktwice.evaluate.subject import Subject
 from looktwice.features import BLOCK, encoder_width
+from looktwice.models import Encoder
 from looktwice.run import Run
 
 
@@ -74,19 +75,31 @@ def projection_head(subject: Subject, protocol: str) -> nn.Module:
         UsageError: the encoder is no run's, or its method has no projection head.
         RunError: the run has no whole checkpoint, or a method of one's own.
     """
-    run = subject.need_run(protocol)
+    return head_of(subject.need_run(protocol), subject.encoder, f"protocol {protocol}")
+
+
+def head_of(run: Run, encoder: Encoder, what: str) -> nn.Module:
+    """Return the projection head of a run's last checkpoint, in eval mode on the CPU.
+
+    Args:
+        run: a finished run.
+        encoder: its encoder.
+        what: needs the head, for errors.
+
+    Raises:
+        UsageError: the run's method has no projection head.
+        RunError: the run has no whole checkpoint, or a method of one's own.
+    """
     settings = run.config()
     if settings.method.name == config.OWN:
         raise RunError(
-            f"protocol {protocol}: {run.path} has a method of one's own, whose head looktwice "
-            "cannot build again"
+            f"{what}: {run.path} has a method of one's own, whose head looktwice cannot build again"
         )
     if not has_head(settings):
         raise UsageError(
-            f"protocol {protocol} compares the layers of a projection head, and {run.path} was "
-            "trained without one"
+            f"{what} needs the layers of a projection head, and {run.path} was trained without one"
         )
-    head = build.projection_head(settings.model, encoder_width(subject.encoder))
+    head = build.projection_head(settings.model, encoder_width(encoder))
     weights = _last_weights(run, settings.train.steps)
     prefix = "projection_head."
     head.load_state_dict(

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from looktwice.errors import DataError
-from looktwice.evaluate.bootstrap import Accuracy, interval, resample
+from looktwice.evaluate.bootstrap import Accuracy, interval, pack, resample
 from looktwice.evaluate.labels import Labels
 
 TOP = 5
@@ -83,7 +83,8 @@ def entries(
     draws, "balanced_accuracy" (the mean of "per_class" over the classes that test has), "top5"
     with "top5_interval" where there are more than five classes, and what was chosen.
     "differences" are the first row minus each other, paired by test pictures and draws;
-    "confusion" counts the first row's predictions over all draws, rows being true classes.
+    "confusion" counts the first row's predictions over all draws, rows being true classes, and
+    "right" tells which test pictures it got right (`bootstrap.unpack`), to pair it with others.
 
     Args:
         outcomes: what was predicted.
@@ -109,7 +110,9 @@ def entries(
                 row: _row(accuracies[name, row], tops.get((name, row)), outcome, truth, num_classes)
                 for row, outcome in rows.items()
             },
-            confusion(truth, next(iter(rows.values())).predicted, num_classes),
+            next(iter(rows.values())).predicted,
+            truth,
+            num_classes,
             titles[name],
             (notes or {}).get(name),
         )
@@ -162,7 +165,9 @@ def _entry(
     name: str,
     accuracies: Mapping[str, Accuracy],
     rows: dict[str, dict[str, Any]],
-    counts: list[list[int]],
+    predicted: Labels,
+    truth: Labels,
+    num_classes: int,
     title: str,
     note: str | None,
 ) -> dict[str, Any]:
@@ -180,6 +185,7 @@ def _entry(
         "reference": reference,
         "rows": rows,
         "differences": differences,
-        "confusion": counts,
+        "confusion": confusion(truth, predicted, num_classes),
+        "right": pack(predicted == truth),
     }
     return entry | ({"note": note} if note else {})

@@ -138,7 +138,7 @@ def _of_run(run: Run, data: Data | None, splits: Splits | None, device: torch.de
     else:
         splits = _open_other(config, data)
     encoder = read_encoder(run.encoder_file)
-    check_channels(str(run.path), encoder, splits)
+    check_channels(str(run.path), encoder, splits.train)
     untrained, initial = _starts(config, encoder.spec.channels)
     return Subject(
         name=str(run.path),
@@ -182,7 +182,7 @@ def _foreign(
     if splits is None:
         assert data is not None
         splits = open_splits(data)
-    check_channels(target, encoder, splits)
+    check_channels(target, encoder, splits.train)
     return Subject(
         name=target,
         encoder=encoder.to(device),
@@ -201,10 +201,10 @@ def _at_random(encoder: Encoder) -> Encoder:
     return Encoder(backbone.to(memory_format=torch.channels_last), spec).eval()
 
 
-def check_channels(name: str, encoder: Encoder, splits: Splits) -> None:
+def check_channels(name: str, encoder: Encoder, source: Source) -> None:
     """Raise DataError where the encoder cannot take the pictures; grey ones fit every encoder."""
-    if splits.train.channels not in (1, encoder.spec.channels):
+    if source.channels not in (1, encoder.spec.channels):
         raise DataError(
-            f"{name} takes grey pictures, and those of {splits.train.name!r} are in colour: "
+            f"{name} takes grey pictures, and those of {source.name!r} are in colour: "
             "evaluate it on grey ones, or train an encoder of colour pictures"
         )

@@ -6,6 +6,7 @@ from looktwice.models.backbones import build_backbone, default_small_stem, featu
 from looktwice.models.batch_norm import (
     GroupedBatchNorm,
     Grouping,
+    forget_recorded,
     group_batch_norm,
     update_running_statistics,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "encoder_bytes",
     "feature_width",
     "foreign_encoder",
+    "forget_recorded",
     "group_batch_norm",
     "read_encoder",
     "update_running_statistics",

@@ -206,4 +206,11 @@ def update_running_statistics(module: nn.Module) -> None:
         layer.running_mean.lerp_(mean / groups, weight)
         layer.running_var.lerp_(var / groups, weight)
         layer.num_batches_tracked += 1
-        layer.recorded.zero_()
+    forget_recorded(module)
+
+
+def forget_recorded(module: nn.Module) -> None:
+    """Drop what was recorded since the last update: of a step that was not taken."""
+    for layer in module.modules():
+        if isinstance(layer, GroupedBatchNorm):
+            layer.recorded.zero_()

@@ -105,7 +105,7 @@ def _check_free(folder: Path) -> None:
 
 def _other(against: str, subject: Subject) -> Mapping[str, Encoder]:
     encoder = open_encoder(against)
-    check_channels(against, encoder, subject.splits)
+    check_channels(against, encoder, subject.splits.train)
     name = against if against != subject.name else f"{against} (again)"
     return {name: encoder.to(subject.device)}
 

@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import matplotlib as mpl
+import torch
 from matplotlib.figure import Figure
 
 from looktwice.report.numbers import MINUS
 from looktwice.study.measures import UNITS, title
 from looktwice.study.results import Results, Row
 from looktwice.study.statistics import Estimate
+from looktwice.study.weights import LOSSES, POSITIVE, negative_weights
 
 WIDE: Final = 720
 NARROW: Final = 340
@@ -27,6 +29,7 @@ NARROW: Final = 340
 _POINTS: Final = 72.0
 _SIZE: Final = 11.5  # of text, CSS pixels
 _ROW: Final = 27.0  # pixels a variant
+_MOST_WEIGHT: Final = 8.0
 _PANEL: Final = 190.0  # pixels: height of a panel of lines
 
 # What matplotlib is told, what the page calls it, and its values by light and by dark.
@@ -73,6 +76,32 @@ def as_file(results: Results) -> str:
     text = draw(results, WIDE)
     end = text.index(">") + 1
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text[:end]}{style}{text[end:]}\n'
+
+
+def draw_weights(width: int) -> str:
+    """Return what each loss makes of a negative, by its similarity, as `draw` does a study."""
+    similarities = torch.linspace(-0.5, 1.0, 151, dtype=torch.float64)
+    with _style():
+        figure = _figure(width, 0.5 * width if width > NARROW else 0.9 * width)
+        axes = figure.subplots()
+        for (colour, _), name in zip(_LINES, LOSSES, strict=True):
+            weights = negative_weights(name, similarities)
+            axes.plot(similarities, weights, color=_colour(colour), lw=1.8)
+            inside = weights <= _MOST_WEIGHT
+            place = (similarities[inside][-1].item(), weights[inside][-1].item())
+            axes.annotate(
+                name, place, (-5, -2), textcoords="offset points", ha="right", va="top",
+                color=_colour(colour),
+            )  # fmt: skip
+        axes.axvline(POSITIVE, color=_colour("quiet"), lw=1, ls=(0, (4, 3)))
+        axes.annotate(
+            "the positive", (POSITIVE, 0), (-4, 4), textcoords="offset points", ha="right",
+            color=_colour("quiet"),
+        )  # fmt: skip
+        axes.set_ylim(0, _MOST_WEIGHT)
+        axes.set_xlabel("similarity of a negative to the query")
+        axes.set_ylabel("its weight, others' mean = 1")
+        return _as_svg(figure, f"weights-{width}").replace("<svg ", '<svg class="chart" ', 1)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ keeps its size; vertical places are pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from looktwice.report import numbers
@@ -112,24 +112,39 @@ def proof_figure(evaluation: Record) -> Proof:
     """Lay out every protocol's accuracies and intervals, baselines on the encoder's own line."""
     protocols = protocols_in_order(evaluation)
     headline = (evaluation.get("headline") or {}).get("protocol")
-    ends = [
-        end for protocol in protocols for row in protocol["rows"].values() for end in _ends(row)
-    ]
-    axis = Axis(max(0.0, _below(min(ends))), min(1.0, _above(max(ends))))
+    axis = accuracy_axis(row for protocol in protocols for row in protocol["rows"].values())
     rows = tuple(
         _proof_row(protocol, axis, named=number == 0, headline=protocol["name"] == headline)
         for number, protocol in enumerate(protocols)
     )
-    chance = 1 / max(1, len(evaluation["data"]["classes"]))
-    words = f"chance {numbers.percent(chance, 0 if chance >= 0.01 else 1)} %"
-    on_axis = axis.low <= chance <= axis.high
+    chance, note = chance_line(evaluation, axis)
     return Proof(
         rows=rows,
-        ticks=tuple((axis.place(tick), f"{100 * tick:.0f}") for tick in axis.ticks(5)),
-        chance=(axis.place(chance), words) if on_axis else None,
-        note="" if on_axis else f"Off the axis: {words}.",
+        ticks=percent_ticks(axis),
+        chance=chance,
+        note=note,
         description=". ".join(_spoken(row) for row in rows),
     )
+
+
+def accuracy_axis(rows: Iterable[Record]) -> Axis:
+    """Return an axis on which the intervals of all rows fit."""
+    ends = [end for row in rows for end in _ends(row)]
+    return Axis(max(0.0, _below(min(ends))), min(1.0, _above(max(ends))))
+
+
+def percent_ticks(axis: Axis) -> tuple[tuple[float, str], ...]:
+    """Return (place, text) of some ticks of an axis of shares."""
+    return tuple((axis.place(tick), f"{100 * tick:.0f}") for tick in axis.ticks(5))
+
+
+def chance_line(evaluation: Record, axis: Axis) -> tuple[tuple[float, str] | None, str]:
+    """Return (place, words) of guessing a class if it is on the axis, else a sentence about it."""
+    chance = 1 / max(1, len(evaluation["data"]["classes"]))
+    words = f"chance {numbers.percent(chance, 0 if chance >= 0.01 else 1)} %"
+    if axis.low <= chance <= axis.high:
+        return (axis.place(chance), words), ""
+    return None, f"Off the axis: {words}."
 
 
 def protocols_in_order(evaluation: Record) -> list[Record]:
@@ -164,11 +179,17 @@ def _above(value: float) -> float:
 
 def _proof_row(protocol: Record, axis: Axis, *, named: bool, headline: bool) -> ProofRow:
     """Lay out one protocol; the first row names its marks, later ones repeat their shapes."""
-    marks = [
+    ours, baselines = marks(protocol["rows"], axis, named=named)
+    return ProofRow(str(protocol["title"]), headline, ours, baselines)
+
+
+def marks(rows: Record, axis: Axis, *, named: bool) -> tuple[Mark, tuple[Mark, ...]]:
+    """Return the encoder's mark and its baselines', whose labels keep apart."""
+    made = [
         _mark(row, axis, name, GLYPHS[min(place, 2)], named)
-        for place, (name, row) in enumerate(_ours_first(protocol["rows"]))
+        for place, (name, row) in enumerate(_ours_first(rows))
     ]
-    return ProofRow(str(protocol["title"]), headline, marks[0], _kept_apart(marks[1:]))
+    return made[0], _kept_apart(made[1:])
 
 
 def _ours_first(rows: Record) -> list[tuple[str, Record]]:
@@ -232,7 +253,16 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class _Measure:
+class Line:
+    """A curve before it is laid out: (epoch, value) in order, and how it is drawn and called."""
+
+    kind: str
+    name: str
+    values: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Measure:
     """Where a panel's values come from.
 
     ``guide`` is a constant with its name, drawn dashed; where it lies too far from the curve to
@@ -250,10 +280,10 @@ class _Measure:
 
 
 MEASURES = (
-    _Measure(
+    Measure(
         "Contrastive loss", "nats, lower is better", (("loss", ""),), ("chance_loss", "chance")
     ),
-    _Measure(
+    Measure(
         "k-NN on validation",
         "% right, higher is better",
         (("knn", ""),),
@@ -261,21 +291,21 @@ MEASURES = (
         guide_drawn=False,
         write=lambda value: f"{numbers.percent(value)} %",
     ),
-    _Measure(
+    Measure(
         "Similarity of views",
         "cosine; a healthy run parts the two",
         (("health.positive_similarity", "positives"), ("health.negative_similarity", "negatives")),
         floor=0.0,
         ceiling=1.0,
     ),
-    _Measure(
+    Measure(
         "Alignment",
         "squared distance of positives, lower is closer",
         (("health.alignment", ""),),
         floor=0.0,
     ),
-    _Measure("Uniformity", "log, lower is more spread out", (("health.uniformity", ""),)),
-    _Measure(
+    Measure("Uniformity", "log, lower is more spread out", (("health.uniformity", ""),)),
+    Measure(
         "Effective rank",
         "of the embedding; near 1 is collapse",
         (("health.effective_rank", ""),),
@@ -286,42 +316,52 @@ MEASURES = (
 )
 
 
+KINDS = ("ours", "other")
+"""How a measure's lines are drawn, in order."""
+
+
 def learning_panels(run: RunRecord) -> list[Panel]:
     """Return a panel for every measure that the run recorded at least once."""
-    panels = (_panel(measure, run.epochs) for measure in MEASURES)
+    panels = (_panel_of_run(measure, run.epochs) for measure in MEASURES)
     return [panel for panel in panels if panel]
 
 
-def _panel(measure: _Measure, epochs: Sequence[Record]) -> Panel | None:
-    series = [(name, _series(epochs, key)) for key, name in measure.lines]
-    series = [(name, values) for name, values in series if values]
-    if not series:
+def _panel_of_run(measure: Measure, epochs: Sequence[Record]) -> Panel | None:
+    lines = [
+        Line(kind, name, series(epochs, key))
+        for kind, (key, name) in zip(KINDS, measure.lines, strict=False)
+    ]
+    last = max((float(epoch["epoch"]) for epoch in epochs), default=0.0)
+    return panel(measure, lines, _guides(measure, epochs), last)
+
+
+def panel(
+    measure: Measure, lines: Sequence[Line], guides: Sequence[tuple[str, float]], last: float
+) -> Panel | None:
+    """Lay out lines over epochs 0 to ``last``; None where none has a value."""
+    lines = [line for line in lines if line.values]
+    if not lines:
         return None
-    guides = _guides(measure, epochs)
     drawn = guides if measure.guide_drawn else []
-    shown = [y for _, values in series for _, y in values] + [y for _, y in drawn]
+    shown = [y for line in lines for _, y in line.values] + [y for _, y in drawn]
     axis = _value_axis(measure, shown)
-    time = Axis(0.0, max(1.0, max(float(epoch["epoch"]) for epoch in epochs)))
-    ends = [(_kind(i), name, values[-1][1]) for i, (name, values) in enumerate(series)]
+    time = Axis(0.0, max(1.0, last))
+    ends = [(line.kind, line.name, line.values[-1][1]) for line in lines]
     ends += [("guide", name, value) for name, value in drawn]
     aside = [f"{name} {measure.write(value)}" for name, value in guides if not measure.guide_drawn]
     return Panel(
         title=measure.title,
         hint="; ".join([measure.hint, *aside]),
-        curves=tuple(_curve(_kind(i), values, time, axis) for i, (_, values) in enumerate(series)),
+        curves=tuple(_curve(line.kind, line.values, time, axis) for line in lines),
         guides=tuple(100 - axis.place(value) for _, value in drawn),
         labels=_end_labels(ends, axis, measure.write),
         y_ticks=tuple((100 - axis.place(tick), _tick(tick, measure)) for tick in axis.ticks(3)),
         x_ticks=tuple((time.place(tick), f"{tick:.0f}") for tick in _epoch_ticks(time)),
-        description=_panel_in_words(measure, series, guides),
+        description=_panel_in_words(measure, lines, guides),
     )
 
 
-def _kind(index: int) -> str:
-    return "ours" if index == 0 else "other"
-
-
-def _series(epochs: Sequence[Record], key: str) -> list[tuple[float, float]]:
+def series(epochs: Sequence[Record], key: str) -> list[tuple[float, float]]:
     """Return (epoch, value) where a dotted key was measured and finite."""
     found = []
     for epoch in epochs:
@@ -334,14 +374,14 @@ def _series(epochs: Sequence[Record], key: str) -> list[tuple[float, float]]:
     return found
 
 
-def _guides(measure: _Measure, epochs: Sequence[Record]) -> list[tuple[str, float]]:
+def _guides(measure: Measure, epochs: Sequence[Record]) -> list[tuple[str, float]]:
     if measure.guide is None:
         return []
     key, name = measure.guide
-    return [(name, value) for _, value in _series(epochs, key)[-1:]]
+    return [(name, value) for _, value in series(epochs, key)[-1:]]
 
 
-def _value_axis(measure: _Measure, shown: Sequence[float]) -> Axis:
+def _value_axis(measure: Measure, shown: Sequence[float]) -> Axis:
     low, high = min(shown), max(shown)
     margin = 0.06 * (high - low) or 0.05 * (abs(high) or 1.0)
     low = min(measure.floor, low) if measure.floor is not None else low - margin
@@ -353,7 +393,7 @@ def _epoch_ticks(time: Axis) -> list[float]:
     return [tick for tick in time.ticks(4) if tick == round(tick)]
 
 
-def _tick(value: float, measure: _Measure) -> str:
+def _tick(value: float, measure: Measure) -> str:
     scaled = 100 * value if "%" in measure.hint else value
     return f"{scaled:g}".replace("-", numbers.MINUS) if abs(scaled) > 1e-9 else "0"
 
@@ -384,14 +424,12 @@ def _end_labels(
 
 
 def _panel_in_words(
-    measure: _Measure,
-    series: Sequence[tuple[str, Sequence[tuple[float, float]]]],
-    guides: Sequence[tuple[str, float]],
+    measure: Measure, lines: Sequence[Line], guides: Sequence[tuple[str, float]]
 ) -> str:
     parts = [
-        f"{name} from {measure.write(values[0][1])} at epoch {values[0][0]:.0f} "
-        f"to {measure.write(values[-1][1])} at epoch {values[-1][0]:.0f}".strip()
-        for name, values in series
+        f"{line.name} from {measure.write(line.values[0][1])} at epoch {line.values[0][0]:.0f} "
+        f"to {measure.write(line.values[-1][1])} at epoch {line.values[-1][0]:.0f}".strip()
+        for line in lines
     ]
     parts += [f"{name} {measure.write(value)}" for name, value in guides]
     return f"{measure.title}: {'; '.join(parts)}"

@@ -15,18 +15,22 @@ from looktwice.storage import write_atomic
 if TYPE_CHECKING:
     from looktwice.augment import Policy
     from looktwice.data import Splits
+    from looktwice.report.insight import Insight
 
 MATRIX_UP_TO = 12  # classes: more do not fit a telephone's width as numbers
 CONFUSIONS = 5
 
 
-def write_report(run: Path, *, splits: Splits | None, policy: Policy | None) -> Path:
+def write_report(
+    run: Path, *, splits: Splits | None, policy: Policy | None, insight: Insight | None = None
+) -> Path:
     """Write ``run/report.html`` and, given data and policy, ``run/figures/views.png``.
 
     Args:
         run: a run folder; what it lacks is left out of the page, which says so.
         splits: the run's data; None leaves out everything with pictures.
         policy: the run's augmentation; None leaves out the views.
+        insight: what its features show; None leaves that out.
 
     Returns:
         The path of the page.
@@ -36,7 +40,7 @@ def write_report(run: Path, *, splits: Splits | None, policy: Policy | None) -> 
         DataError: no picture of the training split can be read.
     """
     record = read_run(run)
-    page = render(record, splits, policy)
+    page = render(record, splits, policy, insight)
     if splits is not None and policy is not None:
         write_preview(splits.train, policy, run / "figures" / "views.png", seed=_seed(record))
     path = run / "report.html"
@@ -44,7 +48,9 @@ def write_report(run: Path, *, splits: Splits | None, policy: Policy | None) -> 
     return path
 
 
-def render(run: RunRecord, splits: Splits | None, policy: Policy | None) -> str:
+def render(
+    run: RunRecord, splits: Splits | None, policy: Policy | None, insight: Insight | None = None
+) -> str:
     """Return the page's text."""
     evaluation = run.evaluation
     return render_page(
@@ -60,6 +66,7 @@ def render(run: RunRecord, splits: Splits | None, policy: Policy | None) -> str:
         view_sets=gallery.view_sets(splits, policy, _seed(run)),
         strips=gallery.strips(evaluation, splits),
         confusion=_confusion(evaluation) if evaluation else None,
+        insight=insight,
         cost=words.cost(run),
         again=words.again(run),
         missing_pictures=splits is None,

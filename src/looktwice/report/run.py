@@ -39,7 +39,13 @@ def report_run(path: Path, *, splits: Splits | None = None) -> Path:
             check_pictures(run, splits)
         except (DataError, RunError):
             splits = None
-    return write_report(run.path, splits=splits, policy=build_policy(config.augment))
+    insight = None
+    if splits is not None and run.encoder_file.exists():
+        from looktwice.report.insight import look  # torch, which a page without features needs not
+
+        insight = look(run.path, splits, seed=config.train.seed)
+    policy = build_policy(config.augment)
+    return write_report(run.path, splits=splits, policy=policy, insight=insight)
 
 
 def preview_file(

@@ -87,6 +87,9 @@ def render_study(results: Results, plan: Plan, *, command: str) -> str:
         facts=_facts(results),
         wide=Markup(charts.draw(results, charts.WIDE)),
         narrow=Markup(charts.draw(results, charts.NARROW)),
+        weights=[Markup(charts.draw_weights(w)) for w in (charts.WIDE, charts.NARROW)]
+        if study.figure.also == "negative-weights"
+        else None,
         claims=[_judged(verdict.claim.text, verdict.outcome, verdict.differences)
                 for verdict in results.verdicts],
         measures=[_heading(measure) for measure in results.measures],
@@ -111,7 +114,7 @@ def headline(results: Results) -> str:
         if (gain := row.differences.get(main)) and gain.words == "above"
     ]
     if better:
-        return f"Better than {reference}, by {title(main)}: {_listed(better)}."
+        return f"Better than {reference}, by {title(main)}: {numbers.listed(better)}."
     return f"No variant can be told to be better than {reference}, by {title(main)}."
 
 
@@ -130,11 +133,7 @@ def _of_claims(outcomes: Sequence[str]) -> str:
             DISAGREES: "The source's claim does not hold here.",
             CANNOT_TELL: "Whether the source's claim holds here cannot be told.",
         }[outcomes[0]]
-    return f"Of {total} claims of the source, {_listed(kept)} here."
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"Of {total} claims of the source, {numbers.listed(kept)} here."
 
 
 def _evidence(results: Results) -> str:

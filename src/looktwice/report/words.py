@@ -45,7 +45,8 @@ def verdict(run: RunRecord) -> Verdict:
     better = headline["interval"][0] > 0
     advice, code = _next_step(run, better)
     return Verdict(
-        sentence=f"{_capital(_with(title))}: {accuracy}, {_compared(headline, places, baseline)}.",
+        sentence=f"{capital(with_title(title))}: {accuracy}, "
+        f"{_compared(headline, places, baseline)}.",
         evidence=_evidence(run.evaluation, places),
         caveat=caveat,
         advice=advice,
@@ -106,10 +107,11 @@ def cost(run: RunRecord) -> list[tuple[str, str]]:
 
 def sentence(text: str) -> str:
     """Return a remark with a capital and a full stop."""
-    return f"{_capital(text.rstrip('.'))}."
+    return f"{capital(text.rstrip('.'))}."
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
+    """Return text with its first letter large."""
     return text[:1].upper() + text[1:]
 
 
@@ -154,7 +156,8 @@ def _protocol(evaluation: Record, name: str) -> Record:
     return {}
 
 
-def _with(title: str) -> str:
+def with_title(title: str) -> str:
+    """Return a protocol's title as a sentence takes it: 10 labels a class, with "with" before."""
     return f"with {title}" if title[:1].isdigit() else title
 
 

@@ -14,6 +14,7 @@ from looktwice import config as configuration
 from looktwice.errors import UsageError, did_you_mean
 
 FIGURES: Final = ("dots", "lines", "heatmap", "scatter", "bars")
+ALSO: Final = ("negative-weights",)
 SEPARATOR: Final = " · "
 """Between the values of several axes in a variant's name."""
 
@@ -77,13 +78,13 @@ class Figure:
         kind: one of `FIGURES`.
         x: the axis, or the measure, along the page.
         lines: the axis whose values are lines or colours of their own.
-        log: whether x is drawn by its logarithm.
+        also: a second figure, one of `ALSO`.
     """
 
     kind: str = "dots"
     x: str = ""
     lines: str = ""
-    log: bool = False
+    also: str = ""
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def read_study(text: str, name: str, *, where: str, paper: bool = False) -> Stud
         text: TOML.
         name: of the study.
         where: what errors call the file.
-        paper: lay ``[paper]`` over recipe, data and settings.
+        paper: lay ``[paper]`` over the rest, entry by entry.
 
     Raises:
         UsageError: what is wrong, and where.
@@ -227,10 +228,20 @@ def _lay_paper_over(tables: dict[str, Any], where: str) -> None:
     paper = tables.get("paper")
     if paper is None:
         raise UsageError(f"{where} has no size of its source: leave --paper out")
+    able = ("recipe", "data", "measures", "settings", "axes", "variants", "pairs")
     for key, value in paper.items():
-        if key not in ("recipe", "data", "settings"):
-            raise UsageError(f"{where}, paper: unknown key {key!r}. Known: data, recipe, settings.")
-        tables[key] = value
+        if key not in able:
+            raise UsageError(f"{where}, paper: unknown key {key!r}.{did_you_mean(key, able)}")
+        whole = not isinstance(value, dict)
+        tables[key] = value if whole else _entry_by_entry(tables.get(key, {}), value, key == "axes")
+
+
+def _entry_by_entry(below: dict[str, Any], over: dict[str, Any], deep: bool) -> dict[str, Any]:
+    """Return a table of which some entries, or with `deep` some of theirs, are others."""
+    merged = dict(below)
+    for name, value in over.items():
+        merged[name] = {**below.get(name, {}), **value} if deep else value
+    return merged
 
 
 def _variants(tables: Mapping[str, Any], where: str) -> Iterator[Variant]:
@@ -362,11 +373,15 @@ def _published(table: Mapping[str, Any], names: list[str], where: str) -> Publis
 
 def _figure(table: Mapping[str, Any], where: str) -> Figure:
     for key in table:
-        if key not in ("kind", "x", "lines", "log"):
-            raise UsageError(f"{where}, figure: unknown key {key!r}. Known: kind, lines, log, x.")
+        if key not in ("kind", "x", "lines", "also"):
+            raise UsageError(f"{where}, figure: unknown key {key!r}. Known: also, kind, lines, x.")
     figure = Figure(**table)
     if figure.kind not in FIGURES:
         raise UsageError(
             f"{where}: no figure is called {figure.kind!r}.{did_you_mean(figure.kind, FIGURES)}"
+        )
+    if figure.also not in ("", *ALSO):
+        raise UsageError(
+            f"{where}: no second figure is called {figure.also!r}.{did_you_mean(figure.also, ALSO)}"
         )
     return figure

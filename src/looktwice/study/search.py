@@ -11,6 +11,7 @@ fresh seeds, and measured on test pictures once.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
@@ -35,7 +36,7 @@ from looktwice.study.measures import ENCODER
 from looktwice.study.planning import Plan, plan
 from looktwice.study.results import Difference, Results, read_results, write_results
 from looktwice.study.runner import probe, run_study
-from looktwice.study.store import read_measures
+from looktwice.study.store import address, read_measures
 
 START: Final = "as it is"
 KEPT: Final = (1 / 3, 1 / 3)
@@ -51,6 +52,8 @@ MIN_EPOCHS: Final = 1.0
 SAFETY: Final = 0.85
 _OVERHEAD: Final = 15.0  # seconds a run that are no training
 _COMBINED: Final = 4  # best changes, of which two or three are tried together
+_ALONE: Final = 0.6  # share of a rung's places that are the last one's best
+_LENGTH: Final = "length.json"
 _STUDY: Final = """
 title = "A policy for these pictures"
 question = "Which augmentation teaches most about these pictures?"
@@ -73,7 +76,7 @@ class Found:
             better on validation.
         rungs: the scores of each rung.
         by_labels: whether few labels chose, or the effective rank.
-        results: of the last comparison, where there was one.
+        proof: the last comparison's plan and results, where there was one.
         recipe: file of settings for `looktwice pretrain --config`.
     """
 
@@ -82,7 +85,7 @@ class Found:
     gain: Difference | None
     rungs: tuple[Scores, ...]
     by_labels: bool
-    results: Results | None
+    proof: tuple[Plan, Results] | None
     recipe: Path
 
     @property
@@ -142,13 +145,18 @@ class Search:
         candidates: Candidates = {START: ()}
         tried = edits(start, splits.train.channels, _side(splits.train))
         candidates |= {edit.name: (edit,) for edit in tried}
-        epochs = self._epochs(base, len(splits.train), _cost(start, candidates), by_labels)
+        folder = self.folder / self._name(base, splits.train.fingerprint())
+        epochs = _kept_epochs(folder) or self._epochs(
+            base, len(splits.train), _cost(start, candidates), by_labels
+        )
+        write_atomic(folder / _LENGTH, json.dumps({"epochs": epochs}))
         self._say(len(candidates), epochs, by_labels)
         rungs: list[Scores] = []
         known = dict(candidates)
         for rung, kept in enumerate((*KEPT, 0.0)):
             left = (PROOF_FROM if by_labels else 1) * self.minutes - _minutes_since(begun)
-            made = self._plan(candidates, start, epochs * LONGER**rung, f"rung-{rung}", by_labels)
+            length = epochs * LONGER**rung
+            made = self._plan(candidates, start, length, folder / f"rung-{rung}", by_labels)
             run_study(made, jobs=self.jobs, minutes=max(0.1, left), file=self.file)
             rungs.append(_scores(made))
             if not rungs[-1]:
@@ -156,11 +164,16 @@ class Search:
             candidates = _next(candidates, rungs[-1], math.ceil(kept * len(candidates)))
             known |= candidates
         name = _best(rungs)
-        results = None
+        proof, length = None, epochs * LONGER ** len(KEPT) * PROOF_LONGER
         if by_labels and name != START:
-            two = {START: (), name: known[name]}
-            results = self._prove(two, start, epochs * LONGER ** len(KEPT) * PROOF_LONGER)
-        return self._written(name, edited(start, known[name]), results, rungs, by_labels, epochs)
+            proof = self._prove({START: (), name: known[name]}, start, length, folder / "proof")
+        policy = edited(start, known[name])
+        return self._written(folder, name, policy, proof, tuple(rungs), by_labels, length)
+
+    def _name(self, base: Config, pictures: str) -> str:
+        """Return the search's folder: the same question goes on where it was stopped."""
+        asked = f"{address(base, pictures)} {self.minutes:g} minutes"
+        return f"policy-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
 
     def _config(self, settings: Mapping[str, object], epochs: float) -> Config:
         if any(key in self.settings for key in configuration.DURATIONS):
@@ -209,7 +222,7 @@ class Search:
         candidates: Candidates,
         start: Policy,
         epochs: float,
-        name: str,
+        folder: Path,
         by_labels: bool,
         seeds: Sequence[int] = (0,),
     ) -> Plan:
@@ -217,7 +230,8 @@ class Search:
             Variant(candidate, {}, as_settings(edited(start, chosen)) if chosen else {})
             for candidate, chosen in candidates.items()
         )
-        study = read_study(_STUDY, f"policy/{name}", where="study policy")
+        name = str(folder.relative_to(self.folder))
+        study = read_study(_STUDY, name, where="study policy")
         study = dataclasses.replace(
             study,
             recipe=self.recipe,
@@ -227,38 +241,48 @@ class Search:
         )
         return plan(study, data=self.data, seeds=seeds, jobs=self.jobs, folder=self.folder)
 
-    def _prove(self, two: Candidates, start: Policy, epochs: float) -> Results:
-        """Train both with seeds that have chosen nothing, and read the test pictures."""
-        made = self._plan(two, start, epochs, "proof", True, PROOF_SEEDS)
+    def _prove(
+        self, two: Candidates, start: Policy, epochs: float, folder: Path
+    ) -> tuple[Plan, Results]:
+        """Train both with seeds that have chosen nothing, and compare them on test."""
+        made = self._plan(two, start, epochs, folder, True, PROOF_SEEDS)
         run_study(made, jobs=self.jobs, file=self.file)
         results = read_results(made)
         write_results(results, made.folder)
-        return results
+        return made, results
 
     def _written(
         self,
+        folder: Path,
         name: str,
         policy: Policy,
-        results: Results | None,
-        rungs: Sequence[Scores],
+        proof: tuple[Plan, Results] | None,
+        rungs: tuple[Scores, ...],
         by_labels: bool,
         epochs: float,
     ) -> Found:
         """Write the policy, a recipe that uses it, and what was tried."""
-        folder = self.folder / "policy"
         gain = None
-        if results is not None:
-            row = next(row for row in results.rows if row.name == name)
+        if proof is not None:
+            row = next(row for row in proof[1].rows if row.name == name)
             gain = row.differences["labels-10"]
         recipe = folder / "recipe.toml"
-        found = Found(name, to_toml(policy), gain, tuple(rungs), by_labels, results, recipe)
+        found = Found(name, to_toml(policy), gain, rungs, by_labels, proof, recipe)
         with_policy = configuration.laid_over(self.settings, as_settings(policy))
-        config = self._config(with_policy, epochs * LONGER ** len(KEPT) * PROOF_LONGER)
+        config = self._config(with_policy, epochs)
         note = f"# {found.sentence}\n"
         write_atomic(folder / "policy.toml", note + found.policy)
         write_atomic(recipe, note + configuration.to_toml(config))
         write_atomic(folder / "tried.json", json.dumps(found.rungs, indent=1))
         return found
+
+
+def _kept_epochs(folder: Path) -> float | None:
+    """Return the length that a search which was stopped had found."""
+    try:
+        return float(json.loads((folder / _LENGTH).read_text("utf-8"))["epochs"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _side(source: Source) -> int:
@@ -294,9 +318,12 @@ def _scores(made: Plan) -> Scores:
 
 
 def _next(candidates: Candidates, scores: Scores, many: int) -> Candidates:
-    """Return the best candidates, the start among them, and the best changes together."""
+    """Return the best candidates, the start among them, and the best changes together.
+
+    The changes together take at most 40 % of the places.
+    """
     ranked = [name for name, _ in scores]
-    kept = {name: candidates[name] for name in ranked[:many]}
+    kept = {name: candidates[name] for name in ranked[: math.ceil(_ALONE * many)]}
     kept.setdefault(START, ())
     before = ranked.index(START) if START in ranked else len(ranked)
     better = [candidates[name] for name in ranked[:before]][:_COMBINED]
@@ -304,7 +331,7 @@ def _next(candidates: Candidates, scores: Scores, many: int) -> Candidates:
         for together in itertools.combinations(better, size):
             chosen = tuple(dict.fromkeys(edit for part in together for edit in part))
             kinds = {edit.kind for edit in chosen}
-            if len(kinds) == len(chosen) and len(kept) < 2 * many:
+            if len(kinds) == len(chosen) and len(kept) < many:
                 kept[", ".join(edit.name for edit in chosen)] = chosen
     return kept
 

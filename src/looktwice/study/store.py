@@ -29,7 +29,7 @@ _FREE = (
     "data.threads",
     "train.threads",
     "train.device",
-    "train.tensorboard",
+    "train.tracker",
     "train.checkpoint_every",
     "train.keep_last",
     "train.monitor_every",

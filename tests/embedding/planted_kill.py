@@ -1,0 +1,73 @@
+"""The command `looktwice embed` in small pieces, killed, stopped or out of room at a given place.
+
+    python planted_kill.py WHERE ARGUMENTS…
+
+WHERE counts writes: "kill:3" ends the process at the fourth; "int:3" sends it Ctrl-C there; "join" kills
+while the whole file is written; "names" after the first file has its name; "full:3" finds no room.
+"""
+
+import errno
+import os
+import signal
+import sys
+
+import torch
+
+from looktwice import features
+from looktwice.cli import main
+from looktwice.embedding import embed, pieces
+
+features.BLOCK = 8
+embed.PIECE_BLOCKS = 2
+torch.set_num_threads(1)
+what, _, number = sys.argv[1].partition(":")
+writes = 0
+write, rows, move = pieces.write_atomic, embed._rows, embed.move_new
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def writing(path, content):
+    global writes
+    if path.name.startswith("piece") and number:
+        if writes == int(number):
+            if what == "kill":  # half of a piece is on the disk, under a name of its own
+                path.with_name(f".{path.name}.half").write_bytes(content[: len(content) // 2])
+                die()
+            if what == "int":
+                os.kill(os.getpid(), signal.SIGINT)
+            if what == "full":
+                raise_full()
+        writes += 1
+    write(path, content)
+
+
+def raise_full():
+    from looktwice.storage import plainly
+
+    with plainly(embed.Path("x")):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def counting(*arguments):
+    global writes
+    writes += 1
+    if what == "join" and writes == int(number):
+        die()
+    return rows(*arguments)
+
+
+def moving(source, target):
+    move(source, target)
+    if what == "names":
+        die()
+
+
+pieces.write_atomic = writing
+if what == "join":
+    pieces.write_atomic = write
+    embed._rows = counting
+embed.move_new = moving
+sys.exit(main(sys.argv[2:]))

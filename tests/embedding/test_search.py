@@ -1,0 +1,258 @@
+"""Search beside brute force, and what it refuses."""
+
+import json
+import re
+import shutil
+
+import faiss
+import numpy as np
+import pytest
+from PIL import Image
+
+from looktwice.cli import main
+from looktwice.data import ArraySource
+from looktwice.embedding import (
+    About,
+    Rows,
+    build_index,
+    embed_target,
+    read_rows,
+    search_target,
+)
+from looktwice.embedding.formats import format_of
+from looktwice.errors import DataError, RunError, UsageError
+
+
+def error_of(capsys, *arguments):
+    code = main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1, captured.err
+    assert "Traceback" not in captured.err
+    return code, captured.err
+
+
+def write_vectors(path, features, names=None):
+    """An embedding of given features, without pictures."""
+    count, width = features.shape
+    about = About(
+        {"target": "x", "weights": None, "weights_sha256": "0" * 64, "spec": {}},
+        {"sha256": "0" * 64, "name": "x", "run": None, "of_run": False, "data": None},
+        {"h": width}, "float32", count, 0,
+    )  # fmt: skip
+    names = names or [f"{i}.png" for i in range(count)]
+    rows = Rows(["train"] * count, np.arange(count), names, [None] * count, {"h": features})
+    format_of(path).write(path, about, [rows])
+    return path
+
+
+@pytest.fixture(scope="module")
+def embedding(encoder_file, pictures, tmp_path_factory):
+    out = tmp_path_factory.mktemp("embedding") / "x.npy"
+    embed_target(encoder_file, out, data=pictures)
+    return out
+
+
+@pytest.mark.parametrize("k", [1, 10, 3000])
+def test_an_index_finds_what_brute_force_finds(tmp_path, k):
+    generator = np.random.default_rng(0)
+    # Integers: sums of products are exact, and ties and zero vectors are among them.
+    features = generator.integers(-3, 4, (3000, 24)).astype(np.float32)
+    features[7] = 0
+    queries = generator.integers(-3, 4, (30, 24)).astype(np.float32)
+    index = build_index(write_vectors(tmp_path / "x.npy", features), tmp_path / "index")
+    similarity, rows = index.search(queries, k)
+    lengths = np.linalg.norm(features.astype(np.float64), axis=1)
+    lengths[7] = 1
+    exact = queries.astype(np.float64) @ features.T.astype(np.float64) / lengths
+    exact /= np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
+    np.testing.assert_allclose(similarity, -np.sort(-exact, axis=1)[:, :k], atol=1e-6)
+    np.testing.assert_allclose(similarity, np.take_along_axis(exact, rows, axis=1), atol=1e-6)
+    assert all(len(set(found)) == k for found in rows.tolist())
+
+
+def test_faiss_itself_reads_the_index(embedding, tmp_path):
+    index = build_index(embedding, tmp_path / "index")
+    theirs = faiss.read_index(str(tmp_path / "index" / "vectors.faiss"))
+    h = np.load(embedding)
+    unit = h / np.linalg.norm(h, axis=1, keepdims=True)
+    assert theirs.ntotal == len(index) == len(h)
+    np.testing.assert_allclose(theirs.reconstruct_n(0, len(h)), unit, atol=1e-6)
+    rows = next(read_rows(embedding))
+    for number in (0, 50, 96):
+        expected = (rows.splits[number], int(rows.indices[number]), rows.names[number])
+        assert index.row(number)[:3] == expected
+
+
+def test_a_picture_finds_itself_and_its_class(encoder_file, pictures, embedding):
+    queries = [pictures / "train" / "night" / "007.png", pictures / "test" / "day" / "004.png"]
+    index, answers = search_target(embedding, queries, k=5)
+    h = np.load(embedding).astype(np.float64)
+    h /= np.linalg.norm(h, axis=1, keepdims=True)
+    rows = next(read_rows(embedding))
+    for answer, (split, name) in zip(
+        answers, [("train", "night/007.png"), ("test", "day/004.png")], strict=True
+    ):
+        first = answer.hits[0]
+        assert (first.split, first.name) == (split, name)
+        assert first.similarity == pytest.approx(1, abs=1e-5)
+        itself = list(zip(rows.splits, rows.names, strict=True)).index((split, name))
+        best = np.argsort(-(h @ h[itself]), kind="stable")[:5]
+        assert [(hit.split, hit.name, hit.label) for hit in answer.hits] == [
+            (rows.splits[i], rows.names[i], rows.labels[i]) for i in best
+        ]
+    assert index.path.name == "x.npy.index"
+
+
+def test_the_command_prints_a_table_and_json_and_writes_a_page(
+    embedding, pictures, tmp_path, capsys
+):
+    query = pictures / "train" / "day" / "000.png"
+    page = tmp_path / "page.html"
+    assert main(["search", str(embedding), str(query), "-k", "3", "-o", str(page)]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"the nearest 3 of 97 pictures\n +1 +1\.000 +day +day/000\.png\n", printed)
+    text = page.read_text()
+    assert text.count("<img") == 4
+    assert 'src="data:image' in text
+    assert "http" not in text.replace("http-equiv", "")
+    index = str(embedding) + ".index"
+    assert main(["search", index, str(query), str(query), "-k", "2", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["pictures"] == 97
+    assert [len(answer["found"]) for answer in said["queries"]] == [2, 2]
+    assert said["queries"][0]["found"][0]["name"] == "day/000.png"
+    code, text = error_of(capsys, "search", index, query, "-o", page)
+    assert (code, "exists already" in text) == (1, True)
+
+
+def test_pictures_that_moved_are_found_by_data_and_gone_ones_are_named(
+    encoder_file, pictures, tmp_path, capsys
+):
+    shutil.copytree(pictures, tmp_path / "old")
+    embed_target(encoder_file, tmp_path / "x.npy", data=tmp_path / "old")
+    (tmp_path / "old").rename(tmp_path / "new")
+    query = tmp_path / "new" / "train" / "day" / "001.png"
+    given = ["search", tmp_path / "x.npy", query, "-k", "4"]
+    code, text = error_of(capsys, *given, "-o", tmp_path / "a.html")
+    assert (code, "there is no folder" in text) == (1, True), text
+    moved = ["--data", tmp_path / "new", "-o", tmp_path / "b.html"]
+    (tmp_path / "new" / "train" / "day" / "000.png").unlink()  # all others of train move up
+    assert main([str(a) for a in [*given, *moved]]) == 0
+    assert (tmp_path / "b.html").read_text().count("not readable") > 0
+
+
+def test_another_encoder_is_refused_and_the_same_elsewhere_is_taken(
+    encoder_file, other_encoder, embedding, pictures, tmp_path, capsys
+):
+    query = pictures / "train" / "day" / "001.png"
+    code, text = error_of(capsys, "search", embedding, query, "--encoder", other_encoder)
+    assert (code, "was made by another encoder" in text) == (1, True), text
+    shutil.copy(encoder_file, tmp_path / "same.safetensors")
+    given = ["search", embedding, query, "--encoder", tmp_path / "same.safetensors"]
+    assert main([str(a) for a in given]) == 0
+
+
+def test_an_encoder_that_is_gone_is_named(encoder_file, pictures, tmp_path, capsys):
+    mine = tmp_path / "mine.safetensors"
+    shutil.copy(encoder_file, mine)
+    embed_target(mine, tmp_path / "x.npy", data=pictures)
+    mine.unlink()
+    query = pictures / "train" / "day" / "001.png"
+    assert main(["search", str(tmp_path / "x.npy"), str(query)]) == 1
+    assert "mine.safetensors, which is no longer there: name the same encoder" in (
+        capsys.readouterr().err
+    )
+
+
+def test_bad_input_is_one_line(embedding, pictures, tmp_path, capsys):
+    search_target(embedding, [pictures / "train" / "day" / "001.png"])  # builds the index
+    bad, good = pictures / "train" / "day" / "003.png", pictures / "train" / "day" / "001.png"
+    for arguments, code, message in (
+        ([embedding, bad], 1, "003.png' is not a readable picture"),
+        ([embedding, tmp_path / "none.png"], 1, "No such file"),
+        ([embedding, good, "-k", "98"], 2, "-k must lie in 1 .. 97"),
+        ([embedding, good, "-k", "0"], 2, "-k must lie in 1 .. 97"),
+        ([embedding], 2, "name one picture or more"),
+        ([pictures, good], 2, "is no index, embedding or run"),
+        ([tmp_path / "none.npy", good], 1, "there is no embedding"),
+    ):
+        found, text = error_of(capsys, "search", *arguments)
+        assert (found, message in text) == (code, True), text
+
+
+def test_versions_damage_and_missing_libraries_are_one_line(
+    embedding, pictures, tmp_path, capsys, monkeypatch
+):
+    good = pictures / "train" / "day" / "001.png"
+    build_index(embedding, tmp_path / "index")
+    about = tmp_path / "index" / "about.json"
+    text = about.read_text()
+    about.write_text(text.replace("looktwice-index/1", "looktwice-index/2"))
+    code, said = error_of(capsys, "search", tmp_path / "index", good)
+    assert (code, "'looktwice-index/2', and this version of looktwice reads" in said) == (1, True)
+    about.write_text("{}")
+    assert "is damaged" in error_of(capsys, "search", tmp_path / "index", good)[1]
+    about.write_text(text)
+    vectors = tmp_path / "index" / "vectors.faiss"
+    vectors.write_bytes(vectors.read_bytes()[:-100])
+    assert "is damaged" in error_of(capsys, "search", tmp_path / "index", good)[1]
+    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    code, said = error_of(capsys, "search", tmp_path / "index", good)
+    assert (code, "pip install 'looktwice[search]'" in said) == (2, True), said
+
+
+def test_features_that_are_no_numbers_and_no_h_make_no_index(tmp_path, encoder_file, pictures):
+    features = np.ones((3, 4), np.float32)
+    features[1, 2] = np.nan
+    with pytest.raises(DataError, match="not finite"):
+        build_index(write_vectors(tmp_path / "x.npy", features), tmp_path / "index")
+    assert not (tmp_path / "index").exists()
+    write_vectors(tmp_path / "y.npy", np.ones((3, 4), np.float32))
+    said = (tmp_path / "y.npy.json").read_text().replace('"h"', '"z"')
+    (tmp_path / "y.npy.json").write_text(said)
+    with pytest.raises(UsageError, match="no layer h"):
+        build_index(tmp_path / "y.npy", tmp_path / "index")
+
+
+def test_an_index_of_another_embedding_is_refused(encoder_file, pictures, tmp_path):
+    embed_target(encoder_file, tmp_path / "x.npy", data=pictures)
+    build_index(tmp_path / "x.npy", tmp_path / "x.npy.index")
+    for path in tmp_path.glob("x.npy*"):
+        if path.is_file():
+            path.unlink()
+    embed_target(encoder_file, tmp_path / "x.npy", data=pictures / "test")
+    with pytest.raises(RunError, match="has other pictures than its index"):
+        search_target(tmp_path / "x.npy", [pictures / "train" / "day" / "001.png"])
+
+
+def test_a_run_is_embedded_once_and_searched(tmp_path, capsys):
+    run = tmp_path / "run"
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), np.uint8)
+    np.save(tmp_path / "pixels.npy", pixels)
+    quick = ["--size", "8", "-b", "8", "--steps", "2", "--threads", "1", "--model.image-size", "8"]
+    assert main(["pretrain", "-d", str(tmp_path / "pixels.npy"), "-o", str(run), *quick]) == 0
+    query = tmp_path / "query.png"
+    Image.fromarray(pixels[17]).save(query)
+    capsys.readouterr()
+    page = tmp_path / "page.html"
+    assert main(["search", str(run), str(query), "-k", "4", "-o", str(page)]) == 0
+    assert re.search(r"\n +1 +1\.000 .*\[17\]", capsys.readouterr().out)
+    assert page.read_text().count("<img") == 5
+    written = (run / "embeddings" / "pictures.npy").stat().st_mtime_ns
+    assert main(["search", str(run), str(query), "-k", "1", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["queries"][0]["found"]) == 1
+    assert (run / "embeddings" / "pictures.npy").stat().st_mtime_ns == written
+    assert error_of(capsys, "search", run, query, "--encoder", "x")[0] == 2
+
+
+def test_pictures_in_memory_can_be_searched_and_a_page_needs_them(encoder_file, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 12, 12, 3), np.uint8)
+    embed_target(encoder_file, tmp_path / "x.npy", data=ArraySource(pixels))
+    Image.fromarray(pixels[3]).save(tmp_path / "q.png")
+    index, (answer,) = search_target(tmp_path / "x.npy", [tmp_path / "q.png"], k=1)
+    assert answer.hits[0].index == 3
+    from looktwice.embedding.search import open_pictures
+
+    with pytest.raises(UsageError, match="in memory"):
+        open_pictures(index.about)
+    assert len(open_pictures(index.about, ArraySource(pixels))["train"]) == 20
