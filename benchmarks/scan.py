@@ -51,7 +51,7 @@ def opened(root: str) -> dict[str, Any]:
     seconds, cpu = time.perf_counter() - began, time.process_time() - busy
     held = resident() - before
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - before
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     source.fingerprint()
     return {
         "files": len(source),
@@ -60,6 +60,7 @@ def opened(root: str) -> dict[str, Any]:
         "held_mb": held / 1e6,
         "peak_mb": peak / 1e6,
         "fingerprint_seconds": time.perf_counter() - began,
+        "fingerprint_cpu_seconds": time.process_time() - busy,
     }
 
 
@@ -76,10 +77,9 @@ def order() -> dict[str, Any]:
     drawn = {name: permute(SAMPLES, 3, 7, np.arange(at, at + BATCH)) for name, at in places.items()}
     seconds = (time.perf_counter() - began) / 3
     distinct = len(np.unique(np.concatenate([*drawn.values()])))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     return {
         "batch_milliseconds": 1000 * seconds,
-        "grown_mb": (peak - before) / 1e6,
+        "grown_mb": (resident() - before) / 1e6,
         "distinct": distinct,
         "middle": drawn["middle"].tolist()[:8],
     }

@@ -23,7 +23,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 HERE: Final = Path(__file__).resolve().parents[1]
 PACKAGE: Final = "src/looktwice/"
@@ -284,14 +284,32 @@ def judge_licences(named: Mapping[str, str]) -> str:
 def audit(check: Check) -> str:
     """Look the installed packages up in the database of known vulnerabilities."""
     (place,) = (check.folder / "venv/lib").glob("python*/site-packages")
-    command = [sys.executable, "-m", "pip_audit", "--path", place, "--progress-spinner", "off"]
+    told = check.folder / "audit.json"
+    command = [sys.executable, "-m", "pip_audit", "--path", place, "--timeout", "20"]
     try:
-        return run([*command, "--timeout", "20"], check.folder).strip().splitlines()[0]
+        run([*command, "--progress-spinner", "off", "-f", "json", "-o", told], check.folder)
     except FailedError as error:
-        if re.search(r"ConnectionError|Max retries|ServiceError|timed out|HTTPError", str(error)):
+        if not told.exists():
             reason = str(error).splitlines()[-1][:200]
             raise NotTriedError(f"the database cannot be reached: {reason}") from None
-        raise
+    return judge_audit(json.loads(read(told))["dependencies"])
+
+
+def judge_audit(dependencies: list[dict[str, Any]]) -> str:
+    """Return how many packages are known to be well; those that were not found are not.
+
+    Raises:
+        FailedError: vulnerabilities.
+        NotTriedError: pip-audit, which calls that well too, found no package at all.
+    """
+    known = [d for d in dependencies if "skip_reason" not in d]
+    bad = [f"{d['name']} {d['version']}: {v['id']}" for d in known for v in d["vulns"]]
+    if bad:
+        raise FailedError("; ".join(bad))
+    if not known:
+        raise NotTriedError(f"{dependencies[0]['skip_reason']}, and so all {len(dependencies)}")
+    skipped = sorted(d["name"] for d in dependencies if "skip_reason" in d)
+    return f"nothing known against {len(known)} packages; not found: {', '.join(skipped) or 'none'}"
 
 
 def sdist_tests(check: Check) -> str:

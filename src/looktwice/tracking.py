@@ -7,9 +7,12 @@ set, which is Weights & Biases' own variable.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
+import io
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -90,28 +93,41 @@ class NoTracker:
 
 
 class TensorBoard:
-    """Events in the run's folder ``tensorboard``; a resumed run's hide those that are void."""
+    """Events in the run's folder ``tensorboard``; a resumed run's hide those that are void.
+
+    They are written here and now: SummaryWriter's thread ends with a traceback at a full disk.
+    """
 
     def begin(self, folder: Path, settings: Mapping[str, Scalar], step: int) -> None:  # noqa: ARG002
         """Open a file of events. Configuration is not written: config.toml has it."""
-        from torch.utils.tensorboard import SummaryWriter
-
         self._folder = folder / "tensorboard"
         with _plainly(self._folder):
-            purged = step + 1 if step else 0
-            self._writer: Any = SummaryWriter(str(self._folder), purge_step=purged)
+            self._folder.mkdir(exist_ok=True)
+            file = self._folder / f"events.out.tfevents.{time.time_ns()}"  # read in this order
+            self._file = file.open("xb", buffering=0)
+        purged = step + 1 if step else 0  # a start hides what other files have from its step on
+        self._event(file_version="brain.Event:2")
+        self._event(step=purged, session_log={"status": "START"})
 
     def write(self, record: dict[str, Any]) -> None:
-        """Write and flush."""
-        with _plainly(self._folder):
-            for name, value in scalars(record).items():
-                self._writer.add_scalar(name, value, record["step"])
-            self._writer.flush()
+        """Write one event."""
+        values = [{"tag": name, "simple_value": value} for name, value in scalars(record).items()]
+        self._event(step=record["step"], summary={"value": values})
 
     def end(self, *, finished: bool) -> None:  # noqa: ARG002
         """Close the file."""
         with _plainly(self._folder):
-            self._writer.close()
+            self._file.close()
+
+    def _event(self, **fields: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        content = io.BytesIO()
+        RecordWriter(content).write(Event(wall_time=time.time(), **fields).SerializeToString())
+        with _plainly(self._folder):
+            if self._file.write(content.getvalue()) < content.tell():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class WeightsAndBiases:

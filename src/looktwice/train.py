@@ -209,7 +209,13 @@ def _console(file: TextIO) -> Iterator[TrainingConsole]:
 
 @contextlib.contextmanager
 def _held(run: Run) -> Iterator[None]:
-    with exclusive(run) if distributed.is_first() else contextlib.nullcontext():
+    """Hold the run in the first process, and remove what a kill left in it."""
+    if not distributed.is_first():
+        yield
+        return
+    with exclusive(run):
+        for folder in (run.path, run.checkpoints):
+            remove_leftovers(folder)
         yield
 
 
@@ -643,8 +649,6 @@ def restore(run: Run, training: Training, console: TrainingConsole) -> Progress:
         {int(index): BadPicture(*found) for index, found in progress.bad_pictures.items()}
     )
     if distributed.is_first():
-        for folder in (run.path, run.checkpoints):
-            remove_leftovers(folder)
         for file, last in ((run.metrics_file, progress.told), (run.skipped_file, progress.step)):
             if file.exists():
                 kept = [record for record in read_lines(file) if record["step"] <= last]

@@ -23,7 +23,9 @@ def test_an_epochs_line_has_every_number_a_watcher_wants():
 
 def test_the_untrained_networks_line_is_short():
     record = {**RECORD, "loss": None, "top1": None, "learning_rate": None, "knn": None}
-    assert epoch_line(record, num_epochs=20, seconds_left=0) == "epoch   3/20  untrained"
+    untrained = {**record, "epoch": 0, "step": 0}
+    assert epoch_line(untrained, num_epochs=20, seconds_left=0) == "epoch   0/20  untrained"
+    assert epoch_line(record, num_epochs=20, seconds_left=0) == "epoch   3/20  no step taken"
 
 
 @pytest.mark.parametrize(

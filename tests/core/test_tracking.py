@@ -1,6 +1,8 @@
 """Trackers: what they wrote is read back, and a resumed run goes on in the same place."""
 
+import contextlib
 import io
+import resource
 import struct
 import time
 from pathlib import Path
@@ -163,26 +165,44 @@ def test_a_refusal_of_wandb_is_one_line(tmp_path, monkeypatch):
         build_tracker("wandb").begin(tmp_path, {}, 0)
 
 
-def full_disk(*_, **__):
-    raise OSError(28, "No space left on device")
+@contextlib.contextmanager
+def full_disk(size):
+    """Cut files at a size, as a full disk cuts them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_is_named(tmp_path, monkeypatch):
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
+def test_a_full_disk_is_named_and_what_was_written_stays(tmp_path, capfd):
+    def fill():
+        with tracked(tracker, tmp_path, {}, 0):
+            for step in range(0, 1000, 10):
+                tracker.write(record(step))
+
     tracker = build_tracker("tensorboard")
-    tracker.begin(tmp_path, {}, 0)
-    monkeypatch.setattr(tracker._writer, "add_scalar", full_disk)
-    with pytest.raises(RunError, match="tensorboard: No space left"):
-        tracker.write(record(0))
+    with full_disk(1000), pytest.raises(RunError, match="tensorboard: No space left"):
+        fill()
+    assert capfd.readouterr() == ("", "")  # no thread complains
+    assert [scalar.step for scalar in events(tmp_path).Scalars("loss")][:3] == [0, 10, 20]
+    write("tensorboard", tmp_path, [20], after=10)
+    assert [scalar.step for scalar in events(tmp_path).Scalars("loss")] == [0, 10, 20]
 
 
 def test_what_ended_a_run_is_told_even_if_its_tracker_cannot_close(tmp_path, monkeypatch):
-    tracker = build_tracker("tensorboard")
-
     def fail():
         with tracked(tracker, tmp_path, {}, 0):
-            monkeypatch.setattr(tracker._writer, "close", full_disk)
             raise RunError("the loss is nan")
 
+    def no_end(*, finished):
+        assert not finished
+        raise RunError("cannot write")
+
+    tracker = build_tracker("none")
+    monkeypatch.setattr(tracker, "end", no_end)
     with pytest.raises(RunError, match="the loss"):
         fail()
 

@@ -245,7 +245,7 @@ def test_minutes_become_steps_that_are_stored(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    with pytest.raises(RunError, match="4 steps in a row up to step"):
+    with pytest.raises(RunError, match=r"4 steps in a row up to step|is not finite any more"):
         start(tmp_path / "run", **{"optim.base_lr": 1000.0, "optim.warmup_epochs": 0.0,
               "augment.jitter_p": 0.0, "train.steps": 400, "train.checkpoint_every": 0,
               "optim.name": "sgd", "optim.weight_decay": 1.0, "train.max_skipped": 3})  # fmt: skip
@@ -278,6 +278,15 @@ def test_existing_runs_and_files_are_never_overwritten(undisturbed, tmp_path):
         start(tmp_path / "full")
     with pytest.raises(RunError, match="is not a folder"):
         start(tmp_path / "full" / "thesis.tex" / "run")
+
+
+def test_a_start_that_was_killed_before_it_was_a_run_can_be_repeated(tmp_path):
+    for name in ("environment.json", ".environment.json.1-0123abcd", ".config.toml.1-0123abcd"):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_text("{")
+    run = start(tmp_path / "run", **{"train.steps": 1})
+    assert run.encoder_file.exists()
+    assert not list(run.path.glob(".*"))
 
 
 def test_a_batch_larger_than_the_data_is_refused_before_anything_is_written(tmp_path):

@@ -134,9 +134,9 @@ def test_the_loop_tells_step_and_progress(pretrain, monkeypatch):
         def after_step(self, batch, share):
             progress.append(share)
 
-    def spied(self, views, labels=None, *, step):
+    def spied(self, views, labels=None, *, step, **others):
         steps.append(step)
-        return backward(self, views, labels, step=step)
+        return backward(self, views, labels, step=step, **others)
 
     monkeypatch.setattr(build.LargeBatch, "backward", spied)
     pretrain(method=functools.partial(Listening, embedding_dim=16), **{"train.steps": 5})

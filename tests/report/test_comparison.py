@@ -30,7 +30,9 @@ def with_hits(run: Path, accuracy: float, *, shared: int = 1, own: int = 0) -> P
         draws = protocol["rows"]["encoder"]["draws"]
         hits = np.tile(ease < np.quantile(ease, accuracy), (draws, 1))
         protocol["right"] = pack(hits)
-        protocol["rows"]["encoder"]["accuracy"] = float(hits.mean())
+        row = protocol["rows"]["encoder"]
+        row["accuracy"], half = float(hits.mean()), (row["interval"][1] - row["interval"][0]) / 2
+        row["interval"] = [row["accuracy"] - half, row["accuracy"] + half]
     evaluation["data"]["test_sha256"] = "0" * 64
     file.write_text(json.dumps(evaluation))
     return run
@@ -60,8 +62,8 @@ def test_a_better_run_is_named_with_its_interval(make_run: Make, tmp_path: Path)
     text = compare(tmp_path, worse, better)
     assert "With 10 labels a class, a is best: 76.0 % ± 0.8 %" not in text
     assert "With 10 labels a class, a is best: 76.0 ± 0.8 %, 2.0 points above b." in text
-    assert "a, in points: +2.0 [+1." in text
-    assert "95 % interval of paired differences on the same 2,000 test pictures" in text
+    assert "a is above b by +2.0 points [+1." in text
+    assert ": 95 % interval, of differences on the same 2,000 test pictures." in text
     assert "Each is one run" in text
     assert "Nothing: every setting is equal in all runs." in text
 
@@ -78,7 +80,7 @@ def test_pairing_tells_what_intervals_alone_cannot(make_run: Make, tmp_path: Pat
 def test_the_interval_is_that_of_a_slow_bootstrap(make_run: Make, tmp_path: Path) -> None:
     runs = with_hits(make_run("a"), 0.76), with_hits(make_run("b"), 0.74, shared=2)
     text = compare(tmp_path, *runs)
-    low, high = text.split("a, in points: +2.0 [")[1].split("]")[0].split(" to ")
+    low, high = text.split("above b by +2.0 points [")[1].split("]")[0].split(" to ")
     hits = [
         unpack(json.loads((run / "evaluation.json").read_text())["protocols"][3]["right"], TEST)[0]
         for run in runs
@@ -96,7 +98,7 @@ def test_the_interval_is_that_of_a_slow_bootstrap(make_run: Make, tmp_path: Path
 def test_three_runs_share_their_chance_of_error(make_run: Make, tmp_path: Path) -> None:
     runs = [with_hits(make_run(name), 0.76 - 0.02 * i, own=i) for i, name in enumerate("abc")]
     text = compare(tmp_path, *runs)
-    assert "95 % interval for all pairs together" in text
+    assert "95 % interval for all pairs together, of" in text
     assert "[98.3 % interval, paired]" in text
 
 

@@ -77,6 +77,17 @@ def test_what_is_no_copyleft_passes_and_what_is_tolerated_is_said(script):
     assert "tqdm" in script.judge_licences(named)
 
 
+def test_an_audit_that_found_no_package_in_its_database_is_none(script):
+    skipped = {"name": "a", "skip_reason": "Dependency not found on PyPI"}
+    well = {"name": "b", "version": "1", "vulns": []}
+    ill = {"name": "c", "version": "2", "vulns": [{"id": "PYSEC-1"}]}
+    assert script.judge_audit([skipped, well]).endswith("against 1 packages; not found: a")
+    with pytest.raises(script.NotTriedError, match="not found on PyPI, and so all 1"):
+        script.judge_audit([skipped])
+    with pytest.raises(script.FailedError, match="c 2: PYSEC-1"):
+        script.judge_audit([skipped, well, ill])
+
+
 def test_conda_users_get_the_requirements_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     theirs = {"torch": "pytorch", "matplotlib": "matplotlib-base", "openTSNE": "opentsne"}

@@ -31,11 +31,12 @@ long as 4/8 or longer, and 5/8, 6/8 and 7/8 longer than the whole picture.
 """
 
 MANY_PIXELS: Final = 1 << 23
-MOST_PER_BYTE: Final = 4096
+MOST_PER_BYTE: Final = 2048
 """Pixels that a nearly empty file may claim, and pixels a byte above which a larger one is bad.
 
 A few bytes may claim a canvas of 500 MB, which WebP's decoder fills before it finds nothing there.
-Flat pictures reach 2,730 pixels a byte as GIF and 344 as PNG, more only in black and white or WebP.
+Of pictures in 8 bits a sample only flat ones are refused, as GIF or WebP: PNG packs 1,032 bytes
+into one at most. A page in black and white may have to be nearly blank.
 """
 
 _SIXTEEN_BIT: Final = ("I;16", "I;16L", "I;16B", "I;16N", "I")

@@ -28,6 +28,7 @@ SPLIT_FOLDERS: Final = {
 CLASS_LISTS: Final = ("class.txt", "classes.txt")
 """Files beside class or split folders that give the class folders' order, one a line."""
 
+_WORDS: Final = re.compile(r"[-_./]")
 _WORDNET: Final = re.compile(r"n\d{8}")
 """A class folder of ImageNet."""
 
@@ -75,6 +76,12 @@ def open_folder(root: Path, chosen: tuple[str, ...] | None = None) -> dict[str, 
     ):
         splits["test"] = splits.pop("validation")
     return splits
+
+
+def split_of(name: str) -> str:
+    """Return the split that a file's name says, as ``x-val-003.tar`` does; else "train"."""
+    words = _WORDS.split(name.lower())
+    return next((SPLIT_FOLDERS[word] for word in words if word in SPLIT_FOLDERS), "train")
 
 
 def holds_imagenet(folder: Path) -> bool:

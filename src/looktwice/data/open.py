@@ -14,6 +14,7 @@ from looktwice.data.array_files import holds_arrays, open_arrays, open_npy, open
 from looktwice.data.cifar import FORMS, open_cifar
 from looktwice.data.class_names import read_class_list
 from looktwice.data.folders import open_folder
+from looktwice.data.hub import holds_tables, is_hub, open_hub, open_table_files
 from looktwice.data.idx import holds_idx, open_idx
 from looktwice.data.named import DATA_SETS, open_named
 from looktwice.data.remote import is_remote, open_remote
@@ -39,6 +40,8 @@ FILES: Final[Mapping[str, Callable[[Path], dict[str, Source]]]] = {
     ".csv": open_table,
     ".jsonl": open_table,
     ".tar": open_tar,
+    ".parquet": lambda path: open_table_files(path.parent, [path]),
+    ".arrow": lambda path: open_table_files(path.parent, [path]),
 }
 """What opens a file, by the end of its name."""
 
@@ -128,6 +131,8 @@ def open_official(
             raise DataError(f"give arrays as (images, labels); found a tuple of {len(data)}")
         return {"train": ArraySource(data[0], data[1])}
     if isinstance(path, str):
+        if is_hub(path):
+            return open_hub(path, may_download=download)
         return open_remote(path) if is_remote(path) else open_pattern(path)
     if path is None:
         place = None if root is None else Path(root).expanduser()
@@ -145,7 +150,7 @@ def _path(name: str) -> Path | str | None:
     """
     if name in DATA_SETS:
         return None
-    if is_remote(name):
+    if is_remote(name) or is_hub(name):
         return name
     path = Path(name).expanduser()
     if is_pattern(name) and not path.exists():
@@ -173,6 +178,8 @@ def _open_folder(folder: Path) -> dict[str, Source]:
         return open_idx(folder)
     if holds_arrays(folder):
         return open_arrays(folder)
+    if holds_tables(folder):
+        return open_table_files(folder)
     if holds_shards(folder):
         return open_shard_folder(folder)
     tables = find_tables(folder)

@@ -210,4 +210,4 @@ def _is_listed(target: str, parent: str, scan: _Scan) -> bool:
         status = os.stat(parent)  # noqa: PTH116
     except OSError:
         return False
-    return (status.st_dev, status.st_ino) in scan.listed and os.path.lexists(target)
+    return (status.st_dev, status.st_ino) in scan.listed and os.path.exists(target)  # noqa: PTH110

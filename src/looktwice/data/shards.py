@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from looktwice.data import indexes
 from looktwice.data.class_names import number_labels, read_names
 from looktwice.data.files import Files, Paths, printable, probe_channels, read_regular
-from looktwice.data.folders import CLASS_LISTS, SPLIT_FOLDERS
+from looktwice.data.folders import CLASS_LISTS, SPLIT_FOLDERS, split_of
 from looktwice.data.progress import ProgressLine
 from looktwice.data.scan import EXTENSIONS
 from looktwice.data.sources import FileSource, Labels, Source
@@ -42,7 +42,6 @@ MAX_SHARDS: Final = 100_000
 """Shards that a pattern may name."""
 
 _BRACES: Final = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
-_SPLIT_WORD: Final = re.compile(r"[-_.]")
 _INTEGER: Final = re.compile(r"0|[1-9][0-9]{0,17}")
 _LOST: Final = "its label cannot be read"
 
@@ -470,9 +469,7 @@ def _shard_files(folder: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     if tars and not folders:
         for file in tars:
-            words = _SPLIT_WORD.split(file.lower())
-            split = next((SPLIT_FOLDERS[word] for word in words if word in SPLIT_FOLDERS), "train")
-            found.setdefault(split, []).append(file)
+            found.setdefault(split_of(file), []).append(file)
     elif folders and all(name.lower() in SPLIT_FOLDERS for name in folders):
         for name in folders:
             inner, deeper = _tars(folder / name)

@@ -172,11 +172,11 @@ def _pieces(subject: Subject, split: str, source: Source, first: int) -> Iterato
     eye = subject.eye
     reading = stream(source, [eye.encoder.prepare], threads=eye.threads, start=first)
     with closing(reading) as blocks:
-        while some := list(islice(blocks, PIECE_BLOCKS)):
-            parts = [eye.features(pictures) for _, (pictures,) in some]
+        encoded = ((found, eye.features(pictures)) for found, (pictures,) in blocks)
+        while some := list(islice(encoded, PIECE_BLOCKS)):
             features = {
                 layer: as_dtype(
-                    torch.cat([part[layer] for part in parts]), subject.about.dtype, source.name
+                    torch.cat([part[layer] for _, part in some]), subject.about.dtype, source.name
                 )
                 for layer in subject.about.layers
             }

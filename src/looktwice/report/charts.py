@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -16,7 +17,9 @@ import matplotlib as mpl
 import torch
 from matplotlib.figure import Figure
 
+from looktwice.report.figures import spread
 from looktwice.report.numbers import MINUS
+from looktwice.report.templating import printable, shorten
 from looktwice.study.measures import UNITS, title
 from looktwice.study.results import Results, Row
 from looktwice.study.statistics import Estimate
@@ -26,6 +29,7 @@ WIDE: Final = 720
 NARROW: Final = 340
 """Widths in CSS pixels: of a desktop's column and of a telephone's."""
 
+NAME_LENGTH: Final = 36  # letters
 _POINTS: Final = 72.0
 _SIZE: Final = 11.5  # of text, CSS pixels
 _ROW: Final = 27.0  # pixels a variant
@@ -132,9 +136,17 @@ def _style() -> Iterator[None]:
         "savefig.facecolor": "none",
         "lines.linewidth": 1.6,
         "axes.unicode_minus": True,
+        "text.parse_math": False,  # a name may hold a dollar
     }
-    with mpl.rc_context(values):
+    with mpl.rc_context(values), warnings.catch_warnings():
+        # The browser draws the text, with fonts of its own.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         yield
+
+
+def _text(name: str) -> str:
+    """Return a name on one line, as a figure can show it."""
+    return " ".join(str(printable(shorten(name, NAME_LENGTH))).split())
 
 
 def _colour(name: str) -> str:
@@ -228,16 +240,24 @@ def _dot(axes: Any, measure: str, estimate: Estimate, place: float, *, filled: b
     )
     axes.annotate(
         _number(measure, mean), (mean, place), (0, 6), textcoords="offset points", ha="center",
-        va="bottom", fontsize=_SIZE - 1.5, color=_colour("quiet"),
+        va="bottom", fontsize=_SIZE - 0.5, color=_colour("quiet"),
     )  # fmt: skip
 
 
 def _names(axes: Any, names: Sequence[str], places: Sequence[int], narrow: bool) -> None:
-    axes.set_yticks(places, ["" if narrow else name for name in names])
+    axes.set_yticks(places, ["" if narrow else _text(name) for name in names])
     axes.tick_params(axis="y", labelcolor=_colour("ink"))
     if narrow:
         for name, place in zip(names, places, strict=True):
-            axes.text(0.0, place + 0.36, name, transform=axes.get_yaxis_transform(), va="center")
+            axes.text(
+                0.0, place + 0.38, _text(name), transform=axes.get_yaxis_transform(), va="center",
+                bbox=_plate(),
+            )  # fmt: skip
+
+
+def _plate() -> dict[str, Any]:
+    """Return what keeps lines behind a text out of it."""
+    return {"facecolor": _colour("paper"), "edgecolor": "none", "pad": 1}
 
 
 def _baselines(axes: Any, results: Results, measure: str) -> None:
@@ -247,9 +267,9 @@ def _baselines(axes: Any, results: Results, measure: str) -> None:
             mean, _, _ = _scaled(measure, row.estimates[measure])
             axes.axvline(mean, color=_colour("quiet"), lw=1, ls=(0, (4, 3)))
             axes.annotate(
-                row.name.replace("-", " "), (mean, 1), (3, -3 - 12 * number),
-                xycoords=("data", "axes fraction"), textcoords="offset points",
-                va="top", fontsize=_SIZE - 1.5, color=_colour("quiet"),
+                f"{row.name.replace('-', ' ')} {_number(measure, mean)}", (mean, 1),
+                (-3, 2 + 13 * number), xycoords=("data", "axes fraction"),
+                textcoords="offset points", fontsize=_SIZE - 0.5, color=_colour("quiet"),
             )  # fmt: skip
 
 
@@ -281,11 +301,14 @@ def _lines(results: Results, width: int) -> Figure:
     places = [divmod(i, across) for i in range(len(groups))]
     first = -(-len(groups) // across)
     places += [(first + i // across, i % across) for i in range(len(published))]
+    ends = []
     for (row, column), (name, names, theirs) in zip(places, panels, strict=True):
         axes = grid[row][column]
-        _panel_of_lines(axes, rows, values, names, (x, by), (ticks, lines), measure, theirs)
+        ends.append(
+            _panel_of_lines(axes, rows, values, names, (x, by), (ticks, lines), measure, theirs)
+        )
         axes.set_title(
-            " · ".join(part for part in (("its source" if theirs else "here"), name) if part)
+            " · ".join(part for part in (("its source" if theirs else "here"), _text(name)) if part)
         )
     for row in range(down):
         for column in range(across):
@@ -293,7 +316,22 @@ def _lines(results: Results, width: int) -> Figure:
                 grid[row][column].set_visible(False)
     _equal_ranges([grid[r][c] for r, c in places[: len(groups)]])
     _equal_ranges([grid[r][c] for r, c in places[len(groups) :]])
+    figure.canvas.draw()
+    for (row, column), labels in zip(places, ends, strict=True):
+        _name_ends(grid[row][column], labels)
     return figure
+
+
+def _name_ends(axes: Any, labels: Sequence[tuple[float, float, str, str]]) -> None:
+    """Write the names of lines right of their ends (x, y, name, colour), kept apart."""
+    heights = [float(axes.transData.transform((0, y))[1]) for _, y, _, _ in labels]
+    low, high = (float(axes.transAxes.transform((0, end))[1]) for end in (0, 1))
+    shifts = spread(heights, [_SIZE + 2.0] * len(labels), low - _SIZE / 2, high + _SIZE)
+    for (x, y, name, colour), shift in zip(labels, shifts, strict=True):
+        axes.annotate(
+            _text(name), (x, y), (8, shift), textcoords="offset points", va="center",
+            color=_colour(colour), fontsize=_SIZE - 0.5, annotation_clip=False,
+        )  # fmt: skip
 
 
 def _panel_of_lines(
@@ -305,9 +343,11 @@ def _panel_of_lines(
     order: tuple[Sequence[str], Sequence[str]],
     measure: str,
     theirs: bool,
-) -> None:
+) -> list[tuple[float, float, str, str]]:
+    """Draw the lines of one panel; return their ends, names and colours."""
     x, by = along
     ticks, lines = order
+    ends = []
     for number, line in enumerate(lines):
         colour, marker = _LINES[number % len(_LINES)]
         found = sorted(
@@ -317,7 +357,7 @@ def _panel_of_lines(
             continue
         at = [ticks.index(values[n][x]) + (0 if theirs else 0.06 * (number - 1)) for n in found]
         if theirs:
-            heights = [rows[n].published for n in found]
+            heights = [h for n in found if (h := rows[n].published) is not None]
         else:
             scaled = [_scaled(measure, rows[n].estimates[measure]) for n in found]
             heights = [mean for mean, _, _ in scaled]
@@ -327,16 +367,14 @@ def _panel_of_lines(
             at, heights, marker=marker, ms=5, color=_colour(colour), lw=1.4,
             ls=(0, (4, 2)) if theirs else "-", mfc=_colour("paper") if theirs else _colour(colour),
         )  # fmt: skip
-        axes.annotate(
-            line, (at[-1], heights[-1]), (6, 0), textcoords="offset points", va="center",
-            color=_colour(colour), fontsize=_SIZE - 0.5, annotation_clip=False,
-        )  # fmt: skip
-    axes.set_xticks(range(len(ticks)), ticks)
+        ends.append((max(at[-1], len(ticks) - 0.9), heights[-1], line, colour))
+    axes.set_xticks(range(len(ticks)), [_text(tick) for tick in ticks])
     axes.set_xlim(-0.3, len(ticks) - 0.3 + 0.45)
     axes.tick_params(
         axis="x", labelbottom=True, labelrotation=30 if len("".join(ticks)) > 24 else 0
     )
     axes.set_ylabel("%" if theirs else _unit(measure))
+    return ends
 
 
 def _equal_ranges(panels: Sequence[Any]) -> None:
@@ -378,8 +416,10 @@ def _heatmap(results: Results, width: int) -> Figure:
             )  # fmt: skip
     axes.set_xlim(-0.5, len(names) - 0.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xticks(range(len(names)), names, rotation=45 if width <= NARROW else 0)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_xticks(
+        range(len(names)), [_text(name) for name in names], rotation=45 if width <= NARROW else 0
+    )
+    axes.set_yticks(range(len(names)), [_text(name) for name in names])
     axes.tick_params(labelcolor=_colour("ink"))
     axes.grid(visible=False)
     for spine in axes.spines.values():
@@ -407,7 +447,7 @@ def _scatter(results: Results, width: int) -> Figure:
         axes.plot([left, right], [up, up], "-", color=_colour("ours"), lw=1, alpha=0.6)
         axes.plot([across, across], [low, high], "-", color=_colour("ours"), lw=1, alpha=0.6)
         axes.plot([across], [up], "o", ms=6, color=_colour("ours"))
-        labels.append((across, up, row.name))
+        labels.append((across, up, _text(row.name)))
     if x == "bound":
         axes.axvline(4.1589, color=_colour("quiet"), lw=1, ls=(0, (4, 3)))
         axes.annotate(
@@ -428,6 +468,7 @@ def _apart(figure: Figure, axes: Any, labels: Sequence[tuple[float, float, str]]
     right = axes.transAxes.transform((1, 1))[0]
     for x, y, name in sorted(labels, key=lambda label: label[1]):
         across, up = axes.transData.transform((x, y))
+        up += 8  # above the interval
         length = 6.2 * len(name)
         left = across + length > right
         start = across - length - 8 if left else across + 8
@@ -458,12 +499,14 @@ def _bars(results: Results, width: int) -> Figure:
         base = reference.estimates[measure].mean
         for place, row in zip(places, rows, strict=True):
             value = row.estimates[measure].mean
-            axes.barh(place, value / base, height=0.5, color=_colour("ours"), alpha=0.75)
+            axes.barh(place, value / base, height=0.4, color=_colour("ours"), alpha=0.75)
             text = f"{value / base:.2f}× ({value:,.0f} {UNITS[measure]})"
             axes.annotate(
-                text, (value / base, place), (4, 0), textcoords="offset points", va="center"
-            )
+                text, (value / base, place), (5, 0), textcoords="offset points", va="center",
+                bbox=_plate(),
+            )  # fmt: skip
         axes.set_title(f"{title(measure)}, relative")
+        axes.set_ylim(-0.6, len(rows) - (0.2 if narrow else 0.5))
         axes.grid(visible=False, axis="y")
         axes.set_xlim(0, 1.75 * max(row.estimates[measure].mean for row in rows) / base)
         axes.axvline(1, color=_colour("quiet"), lw=1, ls=(0, (4, 3)))

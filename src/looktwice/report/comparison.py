@@ -239,18 +239,18 @@ def _evidence(standing: Standing) -> str:
         ]
         return f"{'; '.join(each)} %, on {test}."
     gaps = standing.gaps[standing.headline]
-    each = [f"{_gap(gaps[one.name])} over {one.name}" for one in others]
+    each = [f"above {one.name} by {_gap(gaps[one.name], ' points')}" for one in others]
     together = " for all pairs together" if len(others) > 1 else ""
     return (
-        f"{best.name}, in points: {'; '.join(each)}. 95 % interval{together} of paired "
-        f"differences on the same {test}."
+        f"{best.name} is {'; '.join(each)}: 95 % interval{together}, of differences on the same "
+        f"{test}."
     )
 
 
-def _gap(gap: Gap) -> str:
+def _gap(gap: Gap, unit: str = "") -> str:
     places = numbers.decimals(gap.interval)
     bounds = numbers.interval(gap.interval, places, signed=True)
-    return f"{numbers.points(gap.difference, places)} [{bounds}]"
+    return f"{numbers.points(gap.difference, places)}{unit} [{bounds}]"
 
 
 def _caveats(runs: Sequence[Compared], standing: Standing) -> list[str]:

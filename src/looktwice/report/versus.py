@@ -13,7 +13,7 @@ from looktwice.report.figures import Line, Mark, Measure, Panel
 from looktwice.report.record import Record, RunRecord, finite
 from looktwice.report.templating import shorten
 
-TITLE, ROW, GAP = 30.0, 38.0, 12.0  # pixels: of a protocol's name, of a run, after a protocol
+TITLE, ROW, GAP = 34.0, 38.0, 12.0  # pixels: of a protocol's name, of a run, after a protocol
 NAMES = 18.0  # pixels: of the baselines' names, below the first run
 NAME_LENGTH = 12  # letters of a run's name at the end of its curve
 
