@@ -60,7 +60,7 @@ campaign: .venv/developing
 
 # What would be published: built, looked through, installed anew, run, audited. Some minutes and
 # gigabytes. TORCH=2.9.1 installs that one; PYTHONS="python3.12 python3.13" tries these too.
-release-check: .venv/developing
+release-check: .venv/developing docs-check
 	$(BIN)/python -m pip install --quiet build hatchling pip-audit
 	$(BIN)/python scripts/release_check.py $(if $(TORCH),--torch $(TORCH)) $(if $(PYTHONS),--pythons $(PYTHONS))
 

@@ -1,7 +1,9 @@
 """How the documentation is built: `make docs` writes docs/_build/index.html."""
 
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "src"))
 
@@ -28,3 +30,13 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+
+
+def setup(app: Any) -> None:
+    """Name CHANGELOG.md and the like, which stand outside of docs, instead of linking them."""
+    outside = re.compile(r"\[([^\]]+)\]\(\.\./([A-Z]+\.md)\)")
+
+    def read(_app: Any, _name: str, source: list[str]) -> None:
+        source[0] = outside.sub(r"\1 (`\2`)", source[0])
+
+    app.connect("source-read", read)

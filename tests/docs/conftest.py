@@ -48,6 +48,8 @@ def prepared(tmp_path_factory):
             place / "pictures", recipe="simclr-small", out=place / "runs" / run, settings=settings
         )
     shutil.copy(place / "runs/other/encoder.safetensors", place)
+    Image.new("RGB", (30, 20), "teal").save(place / "QUERY.jpg")
+    Image.new("RGB", (20, 30), "olive").save(place / "OTHER.jpg")
     torch.save(timm.create_model("resnet18").state_dict(), place / "moco.pth")
     return place
 
