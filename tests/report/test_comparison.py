@@ -62,7 +62,7 @@ def test_a_better_run_is_named_with_its_interval(make_run: Make, tmp_path: Path)
     text = compare(tmp_path, worse, better)
     assert "With 10 labels a class, a is best: 76.0 % ± 0.8 %" not in text
     assert "With 10 labels a class, a is best: 76.0 ± 0.8 %, 2.0 points above b." in text
-    assert "a is above b by +2.0 points [+1." in text
+    assert "In points, a minus b +2.0 [+1." in text
     assert ": 95 % interval, of differences on the same 2,000 test pictures." in text
     assert "Each is one run" in text
     assert "Nothing: every setting is equal in all runs." in text
@@ -80,7 +80,7 @@ def test_pairing_tells_what_intervals_alone_cannot(make_run: Make, tmp_path: Pat
 def test_the_interval_is_that_of_a_slow_bootstrap(make_run: Make, tmp_path: Path) -> None:
     runs = with_hits(make_run("a"), 0.76), with_hits(make_run("b"), 0.74, shared=2)
     text = compare(tmp_path, *runs)
-    low, high = text.split("above b by +2.0 points [")[1].split("]")[0].split(" to ")
+    low, high = text.split("In points, a minus b +2.0 [")[1].split("]")[0].split(" to ")
     hits = [
         unpack(json.loads((run / "evaluation.json").read_text())["protocols"][3]["right"], TEST)[0]
         for run in runs
@@ -107,7 +107,7 @@ def test_without_hits_intervals_are_compared_and_it_is_said(make_run: Make, tmp_
     text = compare(tmp_path, old, new)
     assert "With 10 labels a class, new and old cannot be told apart." in text
     assert f"To have it: looktwice eval {old}." in text
-    assert "above by" not in text
+    assert "minus it" not in text
 
 
 def test_runs_on_different_pictures_are_refused(make_run: Make, tmp_path: Path) -> None:

@@ -239,18 +239,18 @@ def _evidence(standing: Standing) -> str:
         ]
         return f"{'; '.join(each)} %, on {test}."
     gaps = standing.gaps[standing.headline]
-    each = [f"above {one.name} by {_gap(gaps[one.name], ' points')}" for one in others]
+    each = [f"minus {one.name} {_gap(gaps[one.name])}" for one in others]
     together = " for all pairs together" if len(others) > 1 else ""
     return (
-        f"{best.name} is {'; '.join(each)}: 95 % interval{together}, of differences on the same "
-        f"{test}."
+        f"In points, {best.name} {'; '.join(each)}: 95 % interval{together}, of differences on "
+        f"the same {test}."
     )
 
 
-def _gap(gap: Gap, unit: str = "") -> str:
+def _gap(gap: Gap) -> str:
     places = numbers.decimals(gap.interval)
     bounds = numbers.interval(gap.interval, places, signed=True)
-    return f"{numbers.points(gap.difference, places)}{unit} [{bounds}]"
+    return f"{numbers.points(gap.difference, places)} [{bounds}]"
 
 
 def _caveats(runs: Sequence[Compared], standing: Standing) -> list[str]:
