@@ -346,7 +346,7 @@ def ranks(folder: Path, source: str, count: int, chance: random.Random) -> Tally
 
 
 def show(name: str, tally: Tally, seconds: float) -> None:
-    print(f"\n{name} ({seconds:.0f} s)")
+    print(f"\n{name} ({seconds:.0f} s)", flush=True)
     for what, number in sorted(tally.counts.items()):
         print(f"  {what:<28}{number:>6}")
     if name == "kills":
