@@ -36,11 +36,13 @@ proof: .venv/installed
 
 # Whether every layout gives the gradients of one process: all cases, about four minutes. Then
 # whether broken runs are named and healthy ones are not: forty runs, some minutes more. Then
-# whether a study that is killed twenty times ends with the table of one that is not.
+# whether a study that is killed twenty times ends with the table of one that is not, and whether
+# exported encoders give the features of their runs on 1,000 pictures.
 campaign: .venv/developing
 	$(BIN)/looktwice doctor --whole
 	$(BIN)/python benchmarks/health.py
 	LOOKTWICE_STUDY_KILLS=20 $(BIN)/pytest tests/study/test_runner.py -k killed
+	LOOKTWICE_EXPORT_PICTURES=1000 $(BIN)/pytest tests/core/test_export.py -s -k fresh
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv

@@ -66,8 +66,12 @@ def make_run(folder, name):
     spec = ENCODERS[name]
     backbone = trained(spec).backbone
     (folder / "encoder.safetensors").write_bytes(encoder_bytes(backbone, spec))
-    values = {"data.source": "/home/somebody/flowers", "train.seed": 7, "model.backbone": "resnet18"}
-    config = configuration.resolve(recipe="simclr-small", flags=values)
+    values = {
+        "data.source": "/home/somebody/flowers",
+        "train.seed": 7,
+        "model.backbone": "resnet18",
+    }
+    config = configuration.resolve(recipe="simclr-small", flags=values, environ={})
     (folder / "config.toml").write_text(configuration.to_toml(config))
     made = {"looktwice": "0.1.0", "torch": torch.__version__, "pictures": "0123456789abcdef"}
     (folder / "environment.json").write_text(json.dumps(made))
@@ -149,7 +153,9 @@ def test_a_fresh_process_gets_the_same_features(runs, tmp_path, name, to):
     difference = max(np.abs(a - b).max() for a, b in zip(found, expected, strict=True))
     spread = np.concatenate(expected).std(axis=0).mean()
     number = sum(map(len, found))
-    print(f"{to:12} {name:14} {number:5} pictures: {difference:.1e} (features vary by {spread:.2g})")
+    print(
+        f"{to:12} {name:14} {number:5} pictures: {difference:.1e} (features vary by {spread:.2g})"
+    )
     assert spread > 0.01
     assert difference <= 1e-4
 
@@ -182,7 +188,9 @@ def test_the_docs_lines_prepare_as_the_encoder_does_to_the_bit():
 @pytest.mark.parametrize("name", ["tiny-grey", "resnet-small"])
 def test_networks_that_a_library_lacks_are_refused(runs, tmp_path, name, to):
     stem = " with the stem for small pictures" if name == "resnet-small" else ""
-    message = f"^{to} cannot build .*{stem}; formats that hold it: safetensors, program, onnx, and hf"
+    message = (
+        f"^{to} cannot build .*{stem}; formats that hold it: safetensors, program, onnx, and hf"
+    )
     with pytest.raises(UsageError, match=message) as refused:
         export_encoder(runs[name], to, tmp_path / "out")
     assert "\n" not in str(refused.value)
