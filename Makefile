@@ -48,7 +48,8 @@ proof: .venv/installed
 # whether broken runs are named and healthy ones are not: forty runs, some minutes more. Then whether
 # a study that is killed twenty times ends with the table of one that is not, and whether runs
 # survive: kills, signals, failing disks, damaged checkpoints (docs/survival.md), 40 minutes. Last,
-# whether damaged and hostile files can crash, hang or fill anything, and how fast a million are scanned.
+# whether damaged and hostile files can crash, hang or fill anything, how fast a million are scanned,
+# and whether exported encoders give the features of their runs on 1,000 pictures.
 campaign: .venv/developing
 	$(BIN)/looktwice doctor --whole
 	$(BIN)/python benchmarks/health.py
@@ -57,6 +58,7 @@ campaign: .venv/developing
 	WHOLE_SURVIVAL=1 $(BIN)/pytest tests/survival --deselect tests/survival/test_campaign.py
 	$(BIN)/python benchmarks/mutants.py
 	$(BIN)/python benchmarks/scan.py
+	LOOKTWICE_EXPORT_PICTURES=1000 $(BIN)/pytest tests/core/test_export.py -s -k fresh
 
 # What would be published: built, looked through, installed anew, run, audited. Some minutes and
 # gigabytes. TORCH=2.9.1 installs that one; PYTHONS="python3.12 python3.13" tries these too.

@@ -55,7 +55,17 @@ def test_help_and_version_come_without_heavy_imports():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for command in ("pretrain", "resume", "eval", "preview", "report", "demo", "doctor", "recipes"):
+    for command in (
+        "pretrain",
+        "resume",
+        "eval",
+        "export",
+        "preview",
+        "report",
+        "demo",
+        "doctor",
+        "recipes",
+    ):
         assert command in done.stdout
     assert run("--version").stdout.strip() == __version__
 

@@ -71,7 +71,7 @@ def make_run(folder, name):
         "train.seed": 7,
         "model.backbone": "resnet18",
     }
-    config = configuration.resolve(recipe="simclr-small", flags=values)
+    config = configuration.resolve(recipe="simclr-small", flags=values, environ={})
     (folder / "config.toml").write_text(configuration.to_toml(config))
     made = {"looktwice": "0.1.0", "torch": torch.__version__, "pictures": "0123456789abcdef"}
     (folder / "environment.json").write_text(json.dumps(made))
