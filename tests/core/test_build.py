@@ -96,6 +96,7 @@ ELSEWHERE = {
     "train.monitor_every": "below",
     "train.checkpoint_every": "test_train and below",
     "train.keep_last": "below",
+    "train.max_skipped": "tests/survival: steps that are not finite",
     "train.tracker": "test_tracking and below",
 }
 

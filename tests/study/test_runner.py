@@ -15,7 +15,7 @@ from small_study import STUDY, made
 from looktwice.cli import main
 from looktwice.errors import UsageError
 from looktwice.run import Run
-from looktwice.study import as_json, open_study, plan, read_results
+from looktwice.study import as_json, open_study, plan, read_results, table
 from looktwice.study.planning import shard
 from looktwice.study.store import read_measures
 
@@ -161,6 +161,7 @@ def test_minutes_end_it_and_the_rest_is_said(pictures, tmp_path):
     assert "4 runs were not begun; the same command makes them" in said
     assert results.rows == ()
     assert results.missing == 4
+    assert table(results) == "no run is finished yet; the same command makes them"
 
 
 def test_what_was_killed_before_it_was_a_run_is_begun_anew(undisturbed, pictures, tmp_path):

@@ -299,12 +299,18 @@ def shown(measure: str, value: float) -> str:
 def table(results: Results) -> str:
     """Return the results as text for a terminal; accuracies in %, balanced over classes."""
     measures = results.measures
-    widths = [max(14, len(title(m)) + 2) for m in measures]
-    name_width = max(len(row.name) for row in (*results.rows, *results.baselines)) + 2
+    rows = (*results.rows, *results.baselines)
+    if not rows:
+        return "no run is finished yet; the same command makes them"
+    widths = [
+        2 + max(len(title(m)), *(len(_cell(m, row.estimates.get(m))) for row in rows))
+        for m in measures
+    ]
+    name_width = max(len(row.name) for row in rows) + 2
     head = "".join(f"{title(m):>{w}}" for m, w in zip(measures, widths, strict=True))
     main = results.study.measures[0]
     lines = [f"{'':{name_width}}{head}  {title(main)} against {results.study.reference}"]
-    for row in (*results.rows, *results.baselines):
+    for row in rows:
         cells = "".join(
             f"{_cell(measure, row.estimates.get(measure)):>{width}}"
             for measure, width in zip(measures, widths, strict=True)
