@@ -12,7 +12,7 @@ import pytest
 from tars import encoded, samples, write_tar
 
 from looktwice.data import open_source, remote
-from looktwice.errors import DataError
+from looktwice.errors import BadPictureError, DataError
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -167,3 +167,12 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(DataError, match=r"needs fsspec.*pip install 'looktwice\[remote\]'"):
         open_source("memory://x/y.tar")
+
+
+def test_a_short_answer_is_a_bad_picture(server, tmp_path):
+    source = open_source(filled(server, tmp_path))
+    files = server.RequestHandlerClass.files
+    at = files["/d/s-000.tar"].index(encoded(5)) + 40
+    files["/d/s-000.tar"] = files["/d/s-000.tar"][:at]  # cut since it was indexed
+    with pytest.raises(BadPictureError, match=f"the server gave 40 of {len(encoded(5))} bytes"):
+        source.image(5)
