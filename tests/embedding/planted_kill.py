@@ -1,8 +1,9 @@
 """The command `looktwice embed` in small pieces, killed, stopped or out of room at a given place.
 
-    python planted_kill.py WHERE ARGUMENTS…
+    python planted_kill.py WHERE,… ARGUMENTS…
 
-WHERE counts writes: "kill:3" ends the process at the fourth; "int:3" sends it Ctrl-C there; "join" kills
+Each WHERE is a process of its own, forked after the imports; one line tells how each ended, and what it
+printed. It counts writes: "kill:3" ends the process at the fourth; "int:3" sends it Ctrl-C there; "join" kills
 while the whole file is written; "names" after the first file has its name; "full:3" finds no room.
 """
 
@@ -20,8 +21,7 @@ from looktwice.embedding import embed, pieces
 features.BLOCK = 8
 embed.PIECE_BLOCKS = 2
 torch.set_num_threads(1)
-what, _, number = sys.argv[1].partition(":")
-writes = 0
+what, number, writes = "", "", 0
 write, rows, move = pieces.write_atomic, embed._rows, embed.move_new
 
 
@@ -31,7 +31,7 @@ def die():
 
 def writing(path, content):
     global writes
-    if path.name.startswith("piece") and number:
+    if path.name.startswith("piece") and what in ("kill", "int", "full"):
         if writes == int(number):
             if what == "kill":  # half of a piece is on the disk, under a name of its own
                 path.with_name(f".{path.name}.half").write_bytes(content[: len(content) // 2])
@@ -53,7 +53,7 @@ def raise_full():
 
 def counting(*arguments):
     global writes
-    writes += 1
+    writes += what == "join"
     if what == "join" and writes == int(number):
         die()
     return rows(*arguments)
@@ -65,9 +65,20 @@ def moving(source, target):
         die()
 
 
+def run():
+    """Run the command in a process of its own; return its exit code, negative for a signal."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        sys.stderr = sys.stdout
+        code = main(sys.argv[2:])
+        sys.stdout.flush()
+        os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+embed._rows, embed.move_new = counting, moving
 pieces.write_atomic = writing
-if what == "join":
-    pieces.write_atomic = write
-    embed._rows = counting
-embed.move_new = moving
-sys.exit(main(sys.argv[2:]))
+for where in sys.argv[1].split(","):
+    what, _, number = where.partition(":")
+    print(f"{where} ended with {run()}", flush=True)
