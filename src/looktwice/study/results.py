@@ -300,7 +300,8 @@ def table(results: Results) -> str:
     """Return the results as text for a terminal; accuracies in %, balanced over classes."""
     measures = results.measures
     widths = [max(14, len(title(m)) + 2) for m in measures]
-    name_width = max(len(row.name) for row in (*results.rows, *results.baselines)) + 2
+    names = [row.name for row in (*results.rows, *results.baselines)]
+    name_width = max(map(len, names), default=0) + 2
     head = "".join(f"{title(m):>{w}}" for m, w in zip(measures, widths, strict=True))
     main = results.study.measures[0]
     lines = [f"{'':{name_width}}{head}  {title(main)} against {results.study.reference}"]
