@@ -496,6 +496,10 @@ def study(
     failed = studies.run_study(plan, jobs=jobs, share=shard, minutes=budget, file=progress)
     results = studies.read_results(plan, timed=jobs == 1)
     studies.write_results(results, plan.folder)
+    if failed and not results.rows:
+        raise RunError(
+            f"no run of the study could be made; the first: {next(iter(failed.values()))}"
+        )
     lines = [studies.table(results), *(f"failed: {run}: {why}" for run, why in failed.items())]
     if results.rows:
         page = write_study(results, plan, command=_command())

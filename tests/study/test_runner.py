@@ -176,6 +176,18 @@ def test_what_was_killed_before_it_was_a_run_is_begun_anew(undisturbed, pictures
     assert numbers(again) == numbers(results)
 
 
+def test_a_study_of_which_nothing_could_be_made_says_why_in_a_line(
+    pictures, tmp_path, monkeypatch, capsys
+):
+    why = {"0.5, seed 0": "cannot write x: No space left on device"}
+    monkeypatch.setattr("looktwice.study.run_study", lambda *_, **__: why)
+    (tmp_path / "s.toml").write_text(STUDY)
+    arguments = [str(tmp_path / "s.toml"), "-d", str(pictures), "-o", str(tmp_path / "out")]
+    assert main(["study", *arguments]) == 1
+    told = "looktwice: no run of the study could be made; the first: cannot write x: No space left on device\n"
+    assert capsys.readouterr().err == told
+
+
 def test_the_command_lists_refuses_and_prints_json(undisturbed, pictures, capsys, monkeypatch):
     folder, *_ = undisturbed
     monkeypatch.chdir(folder)
