@@ -95,8 +95,8 @@ def test_what_was_learnt_is_the_curvature_at_the_other_strength():
 def test_strengths_of_every_size_converge_from_any_start():
     features, labels = problem(30, 50)
     for l2 in (1e4, 1e-4):
-        (alone,) = fit_path(features, labels, 4, [l2], tolerance=1e-7)
-        *_, last = fit_path(features, labels, 4, [10.0, 0.1, l2], tolerance=1e-7)
+        (alone,) = fit_path(features, labels, 4, [l2], tolerance=1e-9)
+        *_, last = fit_path(features, labels, 4, [10.0, 0.1, l2], tolerance=1e-9)
         torch.testing.assert_close(last.weights, alone.weights, atol=1e-3 / max(1, l2), rtol=1e-3)
 
 

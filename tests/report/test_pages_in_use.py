@@ -91,7 +91,7 @@ def report_page(make_run: Callable[..., Path], policy: Policy, classes: tuple[st
 def study_page(folder: Path, kind: str, **changes: Any) -> Path:
     page = folder / f"{kind}.html"
     found = results(kind, **changes)
-    plan = Plan(found.study, found.data, (), 3, folder)
+    plan = Plan(found.study, found.data, (), 3, 100, folder)
     page.write_text(render_study(found, plan, command="looktwice study x"), "utf-8")
     return page
 

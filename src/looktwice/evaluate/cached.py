@@ -89,7 +89,6 @@ def about_data(subject: Subject, kept: Sequence[Sized]) -> dict[str, Any]:
         **counts,
         "unreadable": sum(map(len, parts)) - sum(counts.values()),
         "classes": list(names),
-        "test_sha256": parts[2].fingerprint(),
     }
 
 
@@ -113,7 +112,9 @@ def standard(subject: Subject, *, seed: int = 0) -> dict[str, Any]:
     cached = cached_features(subject)
     found = evaluate_features(cached.rows, cached.labels, cached.class_names, seed=seed)
     _point_at_sources(found["neighbours"], cached.kept, len(subject.splits.train))
-    return {"data": cached.data, **found}
+    # Last: the test labels are in it, and nothing before their scoring may read them.
+    data = {**cached.data, "test_sha256": subject.labelled()[2].fingerprint()}
+    return {"data": data, **found}
 
 
 def _point_at_sources(
