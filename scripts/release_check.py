@@ -289,9 +289,13 @@ def audit(check: Check) -> str:
     try:
         run([*command, "--progress-spinner", "off", "-f", "json", "-o", told], check.folder)
     except FailedError as error:
-        if not told.exists():
+        if not told.exists() and re.search(
+            r"connect|timed? ?out|unreachable", str(error), re.IGNORECASE
+        ):
             reason = str(error).splitlines()[-1][:200]
             raise NotTriedError(f"the database cannot be reached: {reason}") from None
+        if not told.exists():
+            raise
     return judge_audit(json.loads(read(told))["dependencies"])
 
 
@@ -319,7 +323,7 @@ def sdist_tests(check: Check) -> str:
     (source,) = (check.folder / "sdist").iterdir()
     wheel = f"{check.wheel}[dev]"
     run([check.python, "-m", "pip", "install", "--quiet", wheel], check.folder)
-    told = run([check.python, "-m", "pytest", "--collect-only", "-q"], source)
+    told = run([check.python, "-m", "pytest", "--collect-only"], source)
     return told.strip().splitlines()[-1]
 
 
