@@ -75,6 +75,11 @@ Out = Annotated[
 Json = Annotated[
     bool, Parameter(name="--json", help="print the result as JSON, progress on standard error")
 ]
+Target = Annotated[str, Parameter(help="run folder, encoder.safetensors, or timm:NAME and others")]
+Weights = Annotated[Path | None, Parameter(help="weights of an encoder that is no run's")]
+ImageSize = Annotated[
+    int | None, Parameter(help="side at which pictures enter such an encoder, pixels")
+]
 RunFolder = Annotated[Path, Parameter(help="run folder")]
 Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, mps; auto: the best there is")]
 Seed = Annotated[int, Parameter(alias="-s", help="seed of every random choice")]
@@ -129,9 +134,7 @@ def resume(run: RunFolder, /, *, json_: Json = False) -> None:
 
 
 def evaluate(
-    target: Annotated[
-        str, Parameter(help="run folder, encoder.safetensors, or timm:NAME and others")
-    ],
+    target: Target,
     /,
     *,
     protocol: Annotated[
@@ -145,12 +148,8 @@ def evaluate(
     data: Annotated[
         str | None, Parameter(alias="-d", help="other labelled pictures than the run's")
     ] = None,
-    weights: Annotated[
-        Path | None, Parameter(help="weights of an encoder that is no run's")
-    ] = None,
-    image_size: Annotated[
-        int | None, Parameter(help="side at which pictures enter such an encoder, pixels")
-    ] = None,
+    weights: Weights = None,
+    image_size: ImageSize = None,
     variant: Annotated[
         str | None, Parameter(help="of linear: simclr, or moco's numbers (simclr)")
     ] = None,
@@ -230,20 +229,14 @@ def report(
 
 
 def analyze(
-    target: Annotated[
-        str, Parameter(help="run folder, encoder.safetensors, or timm:NAME and others")
-    ],
+    target: Target,
     /,
     *,
     data: Annotated[
         str | None, Parameter(alias="-d", help="other pictures than the run's, labelled or not")
     ] = None,
-    weights: Annotated[
-        Path | None, Parameter(help="weights of an encoder that is no run's")
-    ] = None,
-    image_size: Annotated[
-        int | None, Parameter(help="side at which pictures enter such an encoder, pixels")
-    ] = None,
+    weights: Weights = None,
+    image_size: ImageSize = None,
     out: Annotated[
         Path | None, Parameter(alias="-o", help="new folder (RUN/analysis, else analysis-001, …)")
     ] = None,
@@ -279,9 +272,7 @@ def analyze(
 
 
 def embed(
-    target: Annotated[
-        str, Parameter(help="run folder, encoder.safetensors, or timm:NAME and others")
-    ],
+    target: Target,
     /,
     *,
     out: Annotated[
@@ -294,12 +285,8 @@ def embed(
         str, Parameter(help="h, and of a run also hidden-1, …, z of its projection head: h,z")
     ] = "h",
     dtype: Annotated[str, Parameter(help="float32 or float16")] = "float32",
-    weights: Annotated[
-        Path | None, Parameter(help="weights of an encoder that is no run's")
-    ] = None,
-    image_size: Annotated[
-        int | None, Parameter(help="side at which pictures enter such an encoder, pixels")
-    ] = None,
+    weights: Weights = None,
+    image_size: ImageSize = None,
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
