@@ -44,7 +44,6 @@ class Line:
     name: str
     reference: bool
     baseline: bool
-    seeds: int
     cells: tuple[Cell, ...]
     gain: Cell
 
@@ -177,7 +176,6 @@ def _table(results: Results) -> list[Line]:
             name=row.name,
             reference=row.name == results.study.reference,
             baseline=baseline,
-            seeds=max((e.seeds for e in row.estimates.values()), default=0),
             cells=tuple(_cell(m, row.estimates.get(m)) for m in results.measures),
             gain=_gain(main, row.differences.get(main)),
         )
