@@ -19,7 +19,7 @@ import torch
 import torch._dynamo  # by torch's optimisers, when the first one is made
 from faults import Shim
 
-from looktwice import config, train
+from looktwice import config, recovery, train
 from looktwice.cli import main
 
 STEPS, EVERY = 12, 3
@@ -96,7 +96,7 @@ def run(
 
 
 def _report(shim: Shim, events: Connection | None) -> None:
-    plain_step, plain_save = train.train_step, train.save
+    plain_step, plain_save = train.train_step, recovery.save
 
     def tell(*event: object) -> None:
         if events is not None:

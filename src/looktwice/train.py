@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
@@ -13,9 +12,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -23,26 +21,16 @@ import torch
 from looktwice import config as configuration
 from looktwice import distributed
 from looktwice.build import Training, build, settle, settle_micro_batch, with_steps
-from looktwice.checkpoint import (
-    checkpoint_name,
-    generator_tensors,
-    list_checkpoints,
-    load_checkpoint,
-    load_generator_tensors,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    prune_checkpoints,
-    save_checkpoint,
-    set_aside,
-)
+from looktwice.checkpoint import checkpoint_name, generator_tensors, load_generator_tensors
 from looktwice.config import OWN, Config
 from looktwice.console import TrainingConsole, clock, epoch_line
 from looktwice.data import BadPicture, Batch, Splits, open_splits
-from looktwice.errors import DamagedError, DataError, NotFiniteError, RunError, Stopped
+from looktwice.errors import DataError, NotFiniteError, RunError, Stopped
 from looktwice.methods import OwnMethod
 from looktwice.metrics import Health, health_verdict
 from looktwice.models import encoder_bytes
 from looktwice.optim import learning_rate
+from looktwice.recovery import Progress, check_weights, restore, save
 from looktwice.run import (
     IN_MEMORY,
     Run,
@@ -52,7 +40,6 @@ from looktwice.run import (
     exclusive,
     open_data,
     open_run,
-    read_lines,
     read_metrics,
 )
 from looktwice.stopping import StopRequest, stop_request
@@ -61,36 +48,6 @@ from looktwice.tracking import tracked
 
 CALIBRATION_SECONDS = 3.0
 CALIBRATION_STEPS = 8
-
-
-@dataclass
-class Progress:
-    """What the loop counts; saved with every checkpoint, so that a resumed run counts on."""
-
-    step: int = 0
-    told: int = -1  # the step up to which epochs are measured and recorded
-    skipped: int = 0
-    skipped_in_row: int = 0
-    loss_sum: float = 0.0
-    top1_sum: float = 0.0
-    steps_summed: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
-    best_knn: float = -1.0
-    best_step: int = -1
-    untrained: dict[str, Any] = field(default_factory=dict)
-    bad_pictures: dict[str, list[str]] = field(default_factory=dict)  # index: name, reason
-
-    def add(self, loss: float, top1: float) -> None:
-        """Count a step that was taken."""
-        self.skipped_in_row = 0
-        self.steps_summed += 1
-        self.loss_sum += loss
-        self.top1_sum += top1
-
-    def mean(self, total: float) -> float | None:
-        """Return a sum's mean over the steps of this epoch; None before any step."""
-        return total / self.steps_summed if self.steps_summed else None
 
 
 def pretrain(
@@ -463,7 +420,7 @@ def skip(
     samples = [i for own in distributed.from_all(batch.indices.tolist()) for i in own]
     if distributed.is_first():
         _write_down(run, training, batch, samples, error, console)
-    _check_weights(training, progress)
+    check_weights(training, progress)
 
 
 def _write_down(
@@ -478,18 +435,6 @@ def _write_down(
     record = {"step": batch.step + 1, "epoch": batch.epoch, "not_finite": error.what}
     append_line(run.skipped_file, json.dumps({**record, "samples": samples, "names": names}))
     console.say(f"{error} at step {batch.step + 1}: not taken; its pictures: {run.skipped_file}")
-
-
-def _check_weights(training: Training, progress: Progress) -> None:
-    """Raise RunError if weights or running statistics are not finite: an update overflowed."""
-    method = training.method
-    statistics = [(name, b) for name, b in method.named_buffers() if ".running_" in name]
-    for name, tensor in (*method.named_parameters(), *statistics):
-        if not tensor.isfinite().all():
-            raise RunError(
-                f"{name} is not finite any more at step {progress.step}; the checkpoint before "
-                "is the last good state. Lower --optim.base-lr, or raise --method.temperature"
-            )
 
 
 def _too_many_skipped(run: Run, progress: Progress) -> str:
@@ -579,28 +524,6 @@ def peak_memory_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def save(run: Run, training: Training, progress: Progress, console: TrainingConsole) -> None:
-    """Write a checkpoint of everything that decides the rest of the run; drop older ones.
-
-    Raises:
-        RunError: weights that are not finite, which take no good ones' place; or the disk is full.
-    """
-    _check_weights(training, progress)
-    if not distributed.is_first():
-        return
-    parts = {
-        "method": training.method.state_dict(),
-        "optimizer": optimizer_tensors(training.optimizer),
-        "generators": generator_tensors(),
-    }
-    save_checkpoint(run.checkpoints, progress.step, parts, dataclasses.asdict(progress))
-    best = run.checkpoints / checkpoint_name(progress.best_step)
-    try:
-        prune_checkpoints(run.checkpoints, keep_last=training.config.train.keep_last, keep=best)
-    except RunError as error:
-        console.say(f"{error}; training goes on")
-
-
 @contextlib.contextmanager
 def _saving_when_stopped(
     run: Run, training: Training, progress: Progress, console: TrainingConsole
@@ -633,72 +556,6 @@ def exchange_bad_pictures(training: Training, progress: Progress) -> None:
             str(index): [bad.identifier, bad.reason] for index, bad in sorted(found.items())
         }
         loader.add_bad(found)
-
-
-def restore(run: Run, training: Training, console: TrainingConsole) -> Progress:
-    """Put a run's last whole checkpoint back and return where it stood; else a new start.
-
-    The first process reads it for all of them.
-    """
-    found = _last_checkpoint(run, console) if distributed.is_first() else None
-    found = distributed.from_first(found)
-    progress = Progress()
-    if found is not None:
-        progress = _put_back(training, *found)
-    training.loader.bad_pictures.update(
-        {int(index): BadPicture(*found) for index, found in progress.bad_pictures.items()}
-    )
-    if distributed.is_first():
-        for file, last in ((run.metrics_file, progress.told), (run.skipped_file, progress.step)):
-            if file.exists():
-                kept = [record for record in read_lines(file) if record["step"] <= last]
-                write_atomic(file, "".join(json.dumps(record) + "\n" for record in kept))
-    return progress
-
-
-def _put_back(
-    training: Training, parts: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]
-) -> Progress:
-    fresh = dataclasses.asdict(Progress())
-    try:
-        if {key: type(value) for key, value in state.items()} != {
-            key: type(value) for key, value in fresh.items()
-        }:
-            raise ValueError("its counters are not those of a run")
-        training.method.load_state_dict(parts["method"])
-        load_optimizer_tensors(training.optimizer, parts["optimizer"])
-        load_generator_tensors(parts["generators"])
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise RunError(f"the checkpoint does not fit the run's configuration: {reason}") from error
-    return Progress(**state)
-
-
-def _last_checkpoint(
-    run: Run, console: TrainingConsole
-) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]] | None:
-    """Return the last checkpoint that is whole; set those after it aside.
-
-    Raises:
-        RunError: there are some, and none is whole.
-    """
-    damaged: list[Path] = []
-    for path in reversed(list_checkpoints(run.checkpoints)):
-        try:
-            found = load_checkpoint(path)
-        except DamagedError as error:
-            console.say(f"{error}; going back to the one before it")
-            damaged.append(path)
-            continue
-        for each in damaged:
-            console.say(f"{each.name} is kept as {set_aside(each).name}")
-        return found
-    if damaged:
-        raise RunError(
-            f"none of the checkpoints in {run.checkpoints} is whole; remove that folder to start "
-            "the run anew"
-        )
-    return None
 
 
 def finish(run: Run, training: Training, progress: Progress, console: TrainingConsole) -> None:

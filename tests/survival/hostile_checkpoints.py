@@ -12,7 +12,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from looktwice import config, train
+from looktwice import config, recovery
 from looktwice.checkpoint import FORMAT, load_checkpoint
 from looktwice.errors import LooktwiceError
 
@@ -107,7 +107,7 @@ def write(number, files, manifest=None):
 def use(path):
     """What `resume` does with it, as far as a run without a network can."""
     parts, state = load_checkpoint(path)
-    train._put_back(None, parts, state)
+    recovery.put_back(None, parts, state)
 
 
 def configuration(number, text):

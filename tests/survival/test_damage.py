@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from looktwice import train
+from looktwice import recovery
 from looktwice.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from looktwice.console import TrainingConsole
 from looktwice.errors import DamagedError, RunError
@@ -85,7 +85,7 @@ def test_the_last_whole_one_is_taken_and_the_damaged_kept_aside(tmp_path, damage
         checkpoint(run.checkpoints, step)
     for step in (3, 4):
         damage(run.checkpoints / f"step-0000000{step}", random.Random(step))
-    _, state = train._last_checkpoint(run, TrainingConsole(out))
+    _, state = recovery.last_checkpoint(run, TrainingConsole(out))
     assert state["step"] == 2
     said = out.getvalue()
     assert said.count("is damaged: ") == said.count("going back to the one before it") == 2
@@ -98,7 +98,7 @@ def test_a_run_none_of_whose_checkpoints_is_whole_is_not_begun_anew(tmp_path):
     run = Run(tmp_path)
     flip(checkpoint(run.checkpoints, 1), random.Random(0))
     with pytest.raises(RunError, match="none of the checkpoints in .* is whole; remove"):
-        train._last_checkpoint(run, TrainingConsole(io.StringIO()))
+        recovery.last_checkpoint(run, TrainingConsole(io.StringIO()))
 
 
 def test_a_checkpoint_of_another_version_is_no_damage(tmp_path):
@@ -106,7 +106,7 @@ def test_a_checkpoint_of_another_version_is_no_damage(tmp_path):
     checkpoint(run.checkpoints, 1)
     save_checkpoint(run.checkpoints, 2, {}, {"format": "looktwice-checkpoint/9"})
     with pytest.raises(RunError, match="written by another version of looktwice"):
-        train._last_checkpoint(run, TrainingConsole(io.StringIO()))
+        recovery.last_checkpoint(run, TrainingConsole(io.StringIO()))
 
 
 def test_hostile_checkpoints_and_configurations_run_nothing(tmp_path):
