@@ -55,6 +55,8 @@ HEADLINE = "labels-10"
 NUM_QUERIES, NUM_SHOWN = 12, 8  # neighbour strips: test pictures, and neighbours of each
 
 Choice = TypeVar("Choice")
+Goal = Callable[[Tensor, Tensor], float]
+"""From classes predicted and true, both (N,), to how good that is, 0 .. 1."""
 
 
 @dataclass(frozen=True)
@@ -163,17 +165,27 @@ def predict(
     *,
     seed: int,
     num_draws: int = NUM_DRAWS,
+    goal: Goal = share,
 ) -> dict[str, dict[str, Outcome]]:
-    """Return what every row predicts under every protocol."""
+    """Return what every row predicts under every protocol.
+
+    Args:
+        rows: as in `measure_features`.
+        known: labels of train and validation.
+        measures: protocols.
+        seed: of the draws of labels.
+        num_draws: of labels.
+        goal: by what is chosen on validation: that by which test will be scored.
+    """
     run: dict[str, Callable[[SplitFeatures], Outcome]] = {}
     for name in measures:
         if name == "knn":
-            run[name] = lambda row: _knn(row, known)
+            run[name] = lambda row: _knn(row, known, goal)
         elif name == "linear":
-            run[name] = lambda row: _linear(row, known)
+            run[name] = lambda row: _linear(row, known, goal)
         else:
             draws = draw(known, name, seed, num_draws=num_draws)
-            run[name] = partial(_few_labels, known=known, draws=draws)
+            run[name] = partial(_few_labels, known=known, draws=draws, goal=goal)
     with _workers() as workers:
         running = {
             protocol: {name: workers.submit(measure, row) for name, row in rows.items()}
@@ -204,12 +216,12 @@ def _workers() -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(num_threads)
 
 
-def _knn(row: SplitFeatures, known: Known) -> Outcome:
+def _knn(row: SplitFeatures, known: Known, goal: Goal) -> Outcome:
     ks = [k for k in NEIGHBOURS if k <= len(row.train)] or [len(row.train)]
     classes = known.num_classes
     tried = _votes(row.train, known.train, row.validation, ks, TEMPERATURES, classes)
     (k, temperature), accuracy = _best(
-        (choice, share(scores.argmax(dim=1), known.validation)) for choice, scores in tried
+        (choice, goal(scores.argmax(dim=1), known.validation)) for choice, scores in tried
     )
     ((_, scores),) = _votes(row.pool, known.pool, row.test, [k], [temperature], classes)
     return Outcome(rank(scores)[None], {"k": k, "temperature": temperature}, accuracy)
@@ -231,16 +243,16 @@ def _votes(
         yield (k, temperature), scores
 
 
-def _linear(row: SplitFeatures, known: Known) -> Outcome:
+def _linear(row: SplitFeatures, known: Known, goal: Goal) -> Outcome:
     scaled = Standardiser.of(row.train)
     path = fit_path(scaled(row.train), known.train, known.num_classes, STRENGTHS)
-    l2, accuracy = _walk(STRENGTHS, [path], scaled(row.validation), known.validation)
+    l2, accuracy = _walk(STRENGTHS, [path], scaled(row.validation), known.validation, goal)
     scaled = Standardiser.of(row.pool)
     (model,) = fit_path(scaled(row.pool), known.pool, known.num_classes, [l2])
     return Outcome(rank(model.scores(scaled(row.test)))[None], {"l2": l2}, accuracy)
 
 
-def _few_labels(row: SplitFeatures, known: Known, draws: Draws) -> Outcome:
+def _few_labels(row: SplitFeatures, known: Known, draws: Draws, goal: Goal) -> Outcome:
     """Fit the linear probe to few labels; the scaling is chosen on validation as well.
 
     The scaling is measured on all pictures of the split that is fitted on, labelled or not: ten
@@ -254,7 +266,7 @@ def _few_labels(row: SplitFeatures, known: Known, draws: Draws) -> Outcome:
             fit_path(train[drawn], known.train[drawn], known.num_classes, FEW_STRENGTHS)
             for drawn in draws.choosing
         ]
-        l2, accuracy = _walk(FEW_STRENGTHS, paths, scaled(row.validation), known.validation)
+        l2, accuracy = _walk(FEW_STRENGTHS, paths, scaled(row.validation), known.validation, goal)
         tried.append(((name, l2), accuracy))
     (name, l2), accuracy = _best(tried)
     scaled = SCALINGS[name].of(row.pool)
@@ -271,11 +283,12 @@ def _walk(
     paths: Sequence[Iterator[LinearModel]],
     validation: Tensor,
     truth: Tensor,
+    goal: Goal,
 ) -> tuple[float, float]:
     """Walk the paths of all draws together; return the best strength and its mean accuracy."""
     tried: list[tuple[float, float]] = []
     for l2 in strengths:
-        shares = [share(next(path).predict(validation), truth) for path in paths]
+        shares = [goal(next(path).predict(validation), truth) for path in paths]
         tried.append((l2, sum(shares) / len(shares)))
         best = _best(tried)
         if len(tried) - tried.index(best) > PATIENCE:

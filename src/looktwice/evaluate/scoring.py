@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -53,6 +54,17 @@ def rank(scores: Tensor) -> Tensor:
 def share(predicted: Tensor, truth: Tensor) -> float:
     """Return how often two (N,) agree, 0 .. 1."""
     return float((predicted == truth).double().mean())
+
+
+def balanced_share(predicted: Tensor, truth: Tensor) -> float:
+    """Return how often two (N,) agree, 0 .. 1, every class in `truth` having the same weight.
+
+    Of classes of equal size it is `share`: rounded, so that ties stay ties.
+    """
+    hits = (predicted == truth).double()
+    sizes = torch.bincount(truth)
+    found = torch.bincount(truth, weights=hits)
+    return round(float((found[sizes > 0] / sizes[sizes > 0]).mean()), 12)
 
 
 def read_truth(test_labels: ArrayLike | None, num_classes: int) -> Labels:

@@ -1,8 +1,9 @@
 """What is measured of a run for a study, by name.
 
 ``linear``, ``knn``, ``labels-10`` (any number), ``percent-1``: as in `evaluate.protocol`,
-everything chosen on validation. ``linear@48``: with pictures at 48 px. ``linear-z``: of the
-projection head's output. ``lost``: `evaluate.lost`, task by task, from h and from z.
+everything chosen on validation, classes having equal weight there as on test. ``linear@48``: with
+pictures at 48 px. ``linear-z``: of the projection head's output. ``lost``: `evaluate.lost`, task by
+task, from h and from z.
 ``contrastive``: how often the training task was solved in the last epoch. ``bound``: the InfoNCE
 bound on held-out pictures (`evaluate.health`); ``rank``: the effective rank of their features.
 ``bits``, ``histogram``: what is in the views (`views`). ``gradient``: see `gradients`.
@@ -25,7 +26,7 @@ from looktwice.evaluate import health, layers, lost
 from looktwice.evaluate.features import raw_pixels
 from looktwice.evaluate.labels import SplitLabels, amount_title
 from looktwice.evaluate.protocol import SplitFeatures, check, predict
-from looktwice.evaluate.scoring import Outcome, read_truth
+from looktwice.evaluate.scoring import Outcome, balanced_share, read_truth
 from looktwice.evaluate.subject import Subject, open_subject
 from looktwice.features import encode, prepare
 from looktwice.metrics import effective_rank
@@ -124,8 +125,9 @@ def measure(
 
     Returns:
         By row and measure. Scores have ``right``, one digit a test picture: in how many of
-        ``draws`` it was right; ``truth``, the classes; ``balanced_accuracy``,
-        ``validation_accuracy`` and what was ``chosen``. Other measures have a ``value``.
+        ``draws`` it was right; ``truth``, the classes; ``balanced_accuracy``, the same on
+        validation as ``validation_accuracy``, and what was ``chosen`` by it. Other measures have a
+        ``value``.
 
     Raises:
         DataError: pictures without labels, for a measure that needs them.
@@ -193,7 +195,9 @@ def _score(features: _Features, name: str, row: str, seed: int) -> Record:
     names = features.subject.labelled()[0].class_names
     assert names is not None
     known = check({row: of_row}, labels, names)
-    outcome = predict({row: of_row}, known, (protocol,), seed=seed)[protocol][row]
+    outcome = predict({row: of_row}, known, (protocol,), seed=seed, goal=balanced_share)[protocol][
+        row
+    ]
     return _record(outcome, read_truth(labels.test, known.num_classes))
 
 
