@@ -6,12 +6,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from looktwice.errors import DataError, UsageError
 from looktwice.evaluate import SplitFeatures, SplitLabels, evaluate_features, protocol
 from looktwice.evaluate.labels import Known, amount_note, draw
 from looktwice.evaluate.linear import Standardiser, fit_path
+from looktwice.evaluate.protocol import predict
+from looktwice.evaluate.scoring import balanced_share, share
 from looktwice.metrics import nearest
 
 CLASSES = ("ankle", "bag", "coat")
@@ -108,13 +111,14 @@ def test_neighbours_are_the_nearest_of_the_pool_for_every_class(result, rows, la
         assert labels.test[query["query"]] == query["query_label"]
 
 
-def test_k_and_temperature_are_chosen_on_validation_and_scored_with_both(result, rows, labels):
-    def oracle(k, temperature, bank, bank_labels, queries):
-        vote = KNeighborsClassifier(
-            k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / temperature)
-        )
-        return vote.fit(bank, bank_labels).predict(queries)
+def oracle(k, temperature, bank, bank_labels, queries):
+    vote = KNeighborsClassifier(
+        k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / temperature)
+    )
+    return vote.fit(bank, bank_labels).predict(queries)
 
+
+def test_k_and_temperature_are_chosen_on_validation_and_scored_with_both(result, rows, labels):
     pool_labels = np.concatenate([labels.train, labels.validation])
     for name, row in rows.items():
         tried = {
@@ -132,6 +136,28 @@ def test_k_and_temperature_are_chosen_on_validation_and_scored_with_both(result,
         assert found["accuracy"] == pytest.approx(scored)
 
 
+def test_what_is_chosen_depends_on_the_goal():
+    generator = np.random.default_rng(0)
+    truth = generator.choice(3, 500, p=(0.8, 0.15, 0.05))
+    features = generator.normal(size=(500, 4)) + 1.2 * np.eye(3, 4)[truth]
+    parts = (slice(0, 300), slice(300, 400), slice(400, 500))
+    row = SplitFeatures(*(torch.from_numpy(features[part]).float() for part in parts))
+    known = Known(*(torch.from_numpy(truth[part]) for part in parts[:2]), 3)
+    for goal, score in ((share, accuracy_score), (balanced_share, balanced_accuracy_score)):
+        found = predict({"a": row}, known, ("knn",), seed=0, goal=goal)["knn"]["a"]
+        tried = {
+            (k, temperature): score(
+                truth[parts[1]], oracle(k, temperature, row.train, known.train, row.validation)
+            )
+            for k in (5, 10, 20, 50, 200)
+            for temperature in (0.1, 0.05, 0.02, 0.2)
+        }
+        best = max(tried, key=tried.get)
+        assert found.chosen == {"k": best[0], "temperature": best[1]}
+        assert found.validation_accuracy == pytest.approx(tried[best])
+    assert best[0] == 5, "the rare classes need few neighbours"
+
+
 def test_neighbours_are_found_once_for_all_choices(rows, labels, monkeypatch):
     found = []
 
@@ -141,7 +167,7 @@ def test_neighbours_are_found_once_for_all_choices(rows, labels, monkeypatch):
 
     monkeypatch.setattr(protocol, "nearest", counted)
     known = Known(torch.from_numpy(labels.train), torch.from_numpy(labels.validation), 3)
-    outcome = protocol._knn(rows["encoder"], known)
+    outcome = protocol._knn(rows["encoder"], known, share)
     assert found == [(240, 60, 200), (300, 90, outcome.chosen["k"])]
 
 
@@ -159,8 +185,8 @@ def test_strength_is_chosen_on_validation_and_refitted(result, rows, labels):
         scaled = Standardiser.of(row.pool)
         targets = torch.from_numpy(np.concatenate([labels.train, labels.validation]))
         (model,) = fit_path(scaled(row.pool), targets, 3, [found["chosen"]["l2"]])
-        share = (model.predict(scaled(row.test)).numpy() == labels.test).mean()
-        assert found["accuracy"] == pytest.approx(share)
+        right = (model.predict(scaled(row.test)).numpy() == labels.test).mean()
+        assert found["accuracy"] == pytest.approx(right)
 
 
 class ReadOnce:

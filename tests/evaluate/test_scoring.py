@@ -13,7 +13,14 @@ from sklearn.metrics import (
 )
 
 from looktwice.errors import DataError
-from looktwice.evaluate.scoring import Outcome, entries, rank, read_truth
+from looktwice.evaluate.scoring import (
+    Outcome,
+    balanced_share,
+    entries,
+    rank,
+    read_truth,
+    share,
+)
 
 CLASSES, PICTURES = 7, 300
 
@@ -35,6 +42,19 @@ def outcome(scores):
 def entry(outcomes, truth, num_classes=CLASSES):
     (found,) = entries({"p": outcomes}, truth, num_classes, titles={"p": "a title"}, seed=0)
     return json.loads(json.dumps(found, allow_nan=False))
+
+
+def test_balanced_share_is_scikit_learns_and_of_equal_classes_the_plain_one(problem):
+    truth, scores = problem
+    predicted, truth = torch.from_numpy(scores[0].argmax(axis=1)), torch.from_numpy(truth)
+    assert balanced_share(predicted, truth) == pytest.approx(
+        balanced_accuracy_score(truth, predicted), abs=1e-11
+    )
+    assert balanced_share(predicted, truth) != pytest.approx(share(predicted, truth), abs=0.01)
+    equal = torch.arange(70) % CLASSES
+    for seed in range(20):
+        order = torch.randperm(70, generator=torch.Generator().manual_seed(seed))
+        assert balanced_share(equal[order], equal) == round(share(equal[order], equal), 12)
 
 
 def test_numbers_are_scikit_learns(problem):
