@@ -14,16 +14,10 @@ from looktwice.run import Run
 from looktwice.storage import write_atomic
 from looktwice.study import Plan, Results
 from looktwice.study.measures import ENCODER, UNITS, title
-from looktwice.study.results import (
-    AGREES,
-    CANNOT_TELL,
-    DISAGREES,
-    Difference,
-    shown,
-    signed,
-)
+from looktwice.study.results import AGREES, CANNOT_TELL, DISAGREES, Difference
 from looktwice.study.statistics import Estimate
 from looktwice.study.store import read_measures
+from looktwice.study.tables import shown, signed
 
 WARN_SEEDS = 3  # fewer seeds, and intervals say little about other seeds
 

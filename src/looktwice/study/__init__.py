@@ -2,16 +2,17 @@
 
 A study is a small TOML file (`definition`). Its runs are kept by what decides them (`store`), made
 in processes of their own (`work`, `runner`), measured (`measures`), and put into one table of
-means, intervals and differences (`statistics`, `results`).
+means, intervals and differences (`statistics`, `results`), which `tables` writes.
 """
 
 from __future__ import annotations
 
 from looktwice.study.definition import Study, Variant, open_study, read_study, study_names
 from looktwice.study.planning import DEFAULT_FOLDER, Plan, plan
-from looktwice.study.results import Results, as_json, read_results, table, write_results
+from looktwice.study.results import Results, read_results
 from looktwice.study.runner import run_study
 from looktwice.study.search import Found, Search
+from looktwice.study.tables import as_json, table, write_results
 
 __all__ = [
     "DEFAULT_FOLDER",

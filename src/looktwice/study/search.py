@@ -34,9 +34,10 @@ from looktwice.study.edits import Edit, as_settings, edited, edits
 from looktwice.study.forecast import view_pixels
 from looktwice.study.measures import ENCODER
 from looktwice.study.planning import Plan, plan
-from looktwice.study.results import Difference, Results, read_results, write_results
+from looktwice.study.results import Difference, Results, read_results
 from looktwice.study.runner import probe, run_study
 from looktwice.study.store import address, read_measures
+from looktwice.study.tables import write_results
 
 START: Final = "as it is"
 KEPT: Final = (1 / 3, 1 / 3)
