@@ -522,7 +522,7 @@ def _search_policy(
     lines = [found.sentence, found.policy.strip(), f"recipe: {found.recipe}"]
     if found.proof is not None:
         plan, results = found.proof
-        lines.append(f"report: {write_study(results, plan, command=_command())}")
+        lines.append(f"report: {write_study(results, plan, command=_command(), search=found)}")
     _finish(result | {"recipe": str(found.recipe)}, lines, as_json=as_json)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from looktwice.data import ArraySource, Splits
 from looktwice.report import write_report
 from looktwice.report.comparison import compare_runs
 from looktwice.report.study import render_study
-from looktwice.study import Plan
+from looktwice.study import Found, Plan
 
 HOSTILE = (
     "</script><script>document.title = 'run'</script>",
@@ -96,6 +96,23 @@ def study_page(folder: Path, kind: str, **changes: Any) -> Path:
     return page
 
 
+def search_page(folder: Path, names: Sequence[str]) -> Path:
+    """Write the page of a search whose proof compares the first two names."""
+    page = folder / "search.html"
+    proof = results("dots", names[:3])
+    plan = Plan(proof.study, proof.data, (), 3, 100, folder)
+    rungs = (tuple((name, 0.5) for name in names), ((names[1], 0.625), (names[0], 0.5)))
+    policy = f"note = {''.join(names)!r}"
+    gain = proof.rows[1].differences["knn"]
+    found = Found(
+        names[1], policy, gain, rungs, (10.0, 30.0), True, (plan, proof), folder / "r.toml"
+    )
+    page.write_text(
+        render_study(proof, plan, command="looktwice study policy", search=found), "utf-8"
+    )
+    return page
+
+
 @pytest.fixture
 def pages(
     tmp_path: Path, make_run: Callable[..., Path], policy: Policy
@@ -114,6 +131,7 @@ def pages(
             "comparison": compare_runs(runs, tmp_path / "comparison.html"),
             **{k: study_page(tmp_path, k, names=names) for k in ("dots", "scatter", "bars")},
             **{k: study_page(tmp_path, k) for k in ("lines", "heatmap")},
+            "search": search_page(tmp_path, names),
         }
 
     return make
@@ -212,3 +230,20 @@ def test_text_in_figures_never_runs_into_other_text(
         if (colliding := visit(file, width).evaluate(overlaps))
     }
     assert found == {}
+
+
+def test_a_search_shows_what_it_tried_and_how_to_use_what_it_found(
+    tmp_path: Path, visit: Visit
+) -> None:
+    page = visit(search_page(tmp_path, ["the start", "with blur", "without flip"]))
+    assert page.locator("h1").inner_text().startswith("Found: with blur")
+    rows = page.locator("section[aria-labelledby=tried] tbody tr")
+    assert [row.split("\t") for row in rows.all_inner_texts()] == [
+        ["with blur", "50.0", "62.5"],
+        ["the start", "50.0", "50.0"],
+        ["without flip", "50.0", "–"],
+    ]
+    assert (
+        f"--config {tmp_path / 'r.toml'}"
+        in page.locator("section[aria-labelledby=policy]").inner_text()
+    )

@@ -103,6 +103,7 @@ def test_a_search_ends_with_a_policy_its_gain_and_a_recipe(quick, pictures, tmp_
     assert "4 candidates, at first for 0.5 epochs each, chosen on validation by 10 labels" in said
     assert set(dict(found.rungs[0])) == {START, "with blur", "crops from 0.5", "without flip"}
     assert len(found.rungs) == 2
+    assert found.epochs == pytest.approx((0.5, 1.5))
     assert build_policy(load(found.recipe).augment) == from_toml(found.policy)
     assert (found.recipe.parent / "policy.toml").read_text().startswith(f"# {found.sentence}")
     again, said = run_search(pictures, tmp_path)

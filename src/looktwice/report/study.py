@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from looktwice.report import charts, numbers
 from looktwice.report.templating import render_page
 from looktwice.run import Run
 from looktwice.storage import write_atomic
-from looktwice.study import Plan, Results
+from looktwice.study import Found, Plan, Results
 from looktwice.study.measures import ENCODER, UNITS, title
 from looktwice.study.results import AGREES, CANNOT_TELL, DISAGREES, Difference
 from looktwice.study.statistics import Estimate
@@ -51,30 +52,35 @@ class Judged:
     evidence: tuple[str, ...]
 
 
-def write_study(results: Results, plan: Plan, *, command: str) -> Path:
+def write_study(results: Results, plan: Plan, *, command: str, search: Found | None = None) -> Path:
     """Write ``report.html`` and ``figure.svg`` of a study; return the page's path.
 
     Args:
         results: of the plan's runs.
         plan: its runs, which are linked from the page.
         command: that makes the study again.
+        search: for a policy, whose proof the study is.
 
     Raises:
         RunError: the folder cannot be written.
     """
     folder = plan.folder
     write_atomic(folder / "figure.svg", charts.as_file(results))
-    write_atomic(folder / "report.html", render_study(results, plan, command=command))
+    page = render_study(results, plan, command=command, search=search)
+    write_atomic(folder / "report.html", page)
     return folder / "report.html"
 
 
-def render_study(results: Results, plan: Plan, *, command: str) -> str:
+def render_study(results: Results, plan: Plan, *, command: str, search: Found | None = None) -> str:
     """Return the page's text."""
     study = results.study
     return render_page(
         "study.html.j2",
         study=study,
-        headline=headline(results),
+        headline=search.sentence if search else headline(results),
+        search=search,
+        tried=_tried(search) if search else [],
+        use=shlex.join(["looktwice", "pretrain", "--config", str(search.recipe)]) if search else "",
         evidence=_evidence(results),
         caveat=_caveat(results),
         facts=_facts(results),
@@ -92,6 +98,19 @@ def render_study(results: Results, plan: Plan, *, command: str) -> str:
         runs=_runs(plan),
         command=command,
     )  # fmt: skip
+
+
+def _tried(search: Found) -> list[tuple[str, tuple[str, ...]]]:
+    """Return each candidate of a search and its scores, "–" where it was not tried at a length.
+
+    Those that came furthest are first, among them the best.
+    """
+    rungs = [dict(scores) for scores in search.rungs]
+    names = dict.fromkeys(name for scores in reversed(search.rungs) for name, _ in scores)
+    return [
+        (name, tuple(f"{100 * scores[name]:.1f}" if name in scores else "–" for scores in rungs))
+        for name in names
+    ]
 
 
 def headline(results: Results) -> str:

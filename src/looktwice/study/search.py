@@ -39,7 +39,7 @@ from looktwice.study.runner import probe, run_study
 from looktwice.study.store import address, read_measures
 from looktwice.study.tables import write_results
 
-START: Final = "as it is"
+START: Final = "the start"
 KEPT: Final = (1 / 3, 1 / 3)
 """Share of the candidates that goes on after each rung."""
 LONGER: Final = 3.0
@@ -58,7 +58,7 @@ _LENGTH: Final = "length.json"
 _STUDY: Final = """
 title = "A policy for these pictures"
 question = "Which augmentation teaches most about these pictures?"
-[variants."as it is"]
+[variants."the start"]
 """
 
 Candidates = dict[str, tuple[Edit, ...]]
@@ -76,6 +76,7 @@ class Found:
         gain: over the policy it started from, on test; None without labels, or if nothing was
             better on validation.
         rungs: the scores of each rung.
+        epochs: length of each rung's runs.
         by_labels: whether few labels chose, or the effective rank.
         proof: the last comparison's plan and results, where there was one.
         recipe: file of settings for `looktwice pretrain --config`.
@@ -85,6 +86,7 @@ class Found:
     policy: str
     gain: Difference | None
     rungs: tuple[Scores, ...]
+    epochs: tuple[float, ...]
     by_labels: bool
     proof: tuple[Plan, Results] | None
     recipe: Path
@@ -268,7 +270,9 @@ class Search:
             row = next(row for row in proof[1].rows if row.name == name)
             gain = row.differences["labels-10"]
         recipe = folder / "recipe.toml"
-        found = Found(name, to_toml(policy), gain, rungs, by_labels, proof, recipe)
+        first = epochs / LONGER ** len(KEPT)
+        lengths = tuple(first * LONGER**rung for rung in range(len(rungs)))
+        found = Found(name, to_toml(policy), gain, rungs, lengths, by_labels, proof, recipe)
         with_policy = configuration.laid_over(self.settings, as_settings(policy))
         config = self._config(with_policy, epochs)
         note = f"# {found.sentence}\n"
