@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import final
 
 from looktwice.augment import Policy
@@ -25,17 +26,23 @@ class Forecast:
         self._pictures = pictures
         self._work_a_second = known.train.batch_size * _cost(known) * steps_per_second
         self._done: list[tuple[float, float]] = []  # work, seconds
+        self._measured: list[float] = []  # seconds
 
-    def seconds(self, config: Config) -> float:
-        """Return the seconds a run is expected to take."""
+    def seconds(self, config: Config, *, trained: bool = False) -> float:
+        """Return the seconds a run is expected to take, or the measuring of a trained one."""
+        if trained:
+            return statistics.mean(self._measured or [_MEASURING])
         if not self._done:
             return self._work(config) / self._work_a_second + _MEASURING
         works, seconds = zip(*self._done, strict=True)
         return self._work(config) * float(sum(seconds) / sum(works))
 
-    def learn(self, config: Config, seconds: float) -> None:
-        """Take note of what a run took."""
-        self._done.append((self._work(config), seconds))
+    def learn(self, config: Config, seconds: float, *, trained: bool = False) -> None:
+        """Take note of what a run took, or the measuring of one that was trained before."""
+        if trained:
+            self._measured.append(seconds)
+        else:
+            self._done.append((self._work(config), seconds))
 
     def _work(self, config: Config) -> float:
         """Return the pixels of all views of a run."""

@@ -25,12 +25,22 @@ NEAR_THE_END: Final = 0.5
 """A run is begun while at least this share of it fits into the minutes that are left."""
 
 
+@dataclass(frozen=True)
+class _Running:
+    """A run under way; whether it was trained before it began."""
+
+    process: Any
+    task: Task
+    trained: bool
+    begun: float
+
+
 @dataclass
 class _State:
     """What is going on."""
 
     waiting: list[Task]
-    running: dict[Connection, tuple[Any, Task, float]] = field(default_factory=dict)
+    running: dict[Connection, _Running] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
 
@@ -65,7 +75,7 @@ def run_study(
         if not todo:
             return {}
         forecast = Forecast(made.pictures, todo[0].config, probe(todo[0].config))
-        board.begin(len(todo), sum(forecast.seconds(t.config) for t in todo) / jobs, minutes)
+        board.begin(len(todo), sum(_seconds(forecast, task) for task in todo) / jobs, minutes)
         state = _State(todo)
         begun = time.monotonic()
         with _children(state, board):
@@ -121,14 +131,15 @@ def probe(config: Config) -> float:
 def _fill(state: _State, jobs: int, left: float | None, board: Board, forecast: Forecast) -> None:
     while state.waiting and len(state.running) < jobs:
         task = state.waiting[0]
-        if left is not None and left < NEAR_THE_END * forecast.seconds(task.config):
+        if left is not None and left < NEAR_THE_END * _seconds(forecast, task):
             return
         state.waiting.pop(0)
         ours, theirs = multiprocessing.Pipe(duplex=False)
         process = _context().Process(target=work.in_process, args=(task, theirs, os.getpid()))
+        running = _Running(process, task, task.trained(), time.monotonic())
         process.start()
         theirs.close()
-        state.running[ours] = process, task, time.monotonic()
+        state.running[ours] = running
         board.started(task)
 
 
@@ -136,15 +147,16 @@ def _collect(state: _State, board: Board, forecast: Forecast) -> None:
     """Wait until a process answers, or for a moment."""
     for ready in wait(list(state.running), timeout=1.0):
         assert isinstance(ready, Connection)
-        process, task, begun = state.running.pop(ready)
+        ended = state.running.pop(ready)
+        task = ended.task
         try:
             kind, why = ready.recv()
         except EOFError:
             kind, why = "failed", "its process was killed"
-        process.join()
-        seconds = time.monotonic() - begun
+        ended.process.join()
+        seconds = time.monotonic() - ended.begun
         if kind == "done":
-            forecast.learn(task.config, seconds)
+            forecast.learn(task.config, seconds, trained=ended.trained)
         else:
             state.failed[f"{task.variant}, seed {task.seed}"] = why or kind
         board.ended(task, kind, why, seconds)
@@ -152,12 +164,16 @@ def _collect(state: _State, board: Board, forecast: Forecast) -> None:
 
 def _left(state: _State, forecast: Forecast, jobs: int) -> float:
     now = time.monotonic()
-    waiting = sum(forecast.seconds(task.config) for task in state.waiting)
+    waiting = sum(_seconds(forecast, task) for task in state.waiting)
     under_way = [
-        max(0.0, forecast.seconds(task.config) - (now - begun))
-        for _, task, begun in state.running.values()
+        max(0.0, forecast.seconds(r.task.config, trained=r.trained) - (now - r.begun))
+        for r in state.running.values()
     ]
     return (waiting + sum(under_way)) / jobs
+
+
+def _seconds(forecast: Forecast, task: Task) -> float:
+    return forecast.seconds(task.config, trained=task.trained())
 
 
 @contextmanager
@@ -169,8 +185,8 @@ def _children(state: _State, board: Board) -> Iterator[None]:
         board.say("stopping: runs under way are saved, and the same command goes on with them")
         raise
     finally:
-        for process, _, _ in state.running.values():
-            if process.is_alive():
-                os.kill(process.pid, signal.SIGTERM)
-        for process, _, _ in state.running.values():
-            process.join()
+        for running in state.running.values():
+            if running.process.is_alive():
+                os.kill(running.process.pid, signal.SIGTERM)
+        for running in state.running.values():
+            running.process.join()

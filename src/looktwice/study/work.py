@@ -51,12 +51,15 @@ class Task:
     folder: Path
     wanted: Mapping[str, tuple[str, ...]]
 
+    def trained(self) -> bool:
+        """Return whether only measures can be missing."""
+        return Run(self.folder).summary_file.exists()
+
     def missing(self) -> dict[str, list[str]]:
         """Return the measures that are still to make, by row; empty when the task is done."""
-        run = Run(self.folder)
-        if not run.summary_file.exists():
+        if not self.trained():
             return {row: list(names) for row, names in self.wanted.items()}
-        known = store.read_measures(run)
+        known = store.read_measures(Run(self.folder))
         missing = {
             row: [name for name in names if not any(map(parts(name), known.get(row, {})))]
             for row, names in self.wanted.items()
