@@ -10,7 +10,7 @@ import numpy as np
 
 from looktwice.run import Run
 from looktwice.study.definition import Claim, Study
-from looktwice.study.measures import BASELINES, ENCODER, parts
+from looktwice.study.measures import BASELINES, ENCODER, parts, title
 from looktwice.study.planning import Plan
 from looktwice.study.statistics import Estimate, holm, over_pictures, over_seeds
 from looktwice.study.store import read_measures
@@ -29,7 +29,7 @@ class Difference:
     """One variant minus another, in the same seeds and pictures.
 
     Attributes:
-        name: of the variant.
+        name: of the variant; with its measure, where a claim compares two measures.
         other: what is subtracted.
         estimate: of the difference.
         p: two-sided, Holm's correction over all differences of the measure in the table.
@@ -252,8 +252,10 @@ def _verdict(claim: Claim, found: Mapping[str, Mapping[str, Records]]) -> Verdic
 
     One pair that is significant in the other direction disagrees.
     """
+    measures = claim.measure, claim.against
+    said = ["" if measures[0] == measures[1] else f", {title(measure)}" for measure in measures]
     pairs = [
-        (a, b, found[a].get(claim.measure, {}), found[b].get(claim.against, {}))
+        (a + said[0], b + said[1], found[a].get(measures[0], {}), found[b].get(measures[1], {}))
         for a in claim.higher
         for b in claim.lower
     ]
