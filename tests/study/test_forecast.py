@@ -19,7 +19,9 @@ def test_work_is_the_pixels_of_all_views():
     assert training == pytest.approx(8.0), "4 epochs of 20 steps more, at 10 a second"
     larger = forecast.seconds(config(augment_size=32)) - forecast.seconds(config())
     assert larger == pytest.approx(3 * 8.0), "four times the pixels"
-    assert forecast.seconds(config(train_epochs=0.0, train_steps=1)) < forecast.seconds(config()) - 7
+    assert (
+        forecast.seconds(config(train_epochs=0.0, train_steps=1)) < forecast.seconds(config()) - 7
+    )
 
 
 def test_what_runs_took_counts_once_it_is_known_and_measuring_apart():
