@@ -5,7 +5,7 @@ import torch
 from looktwice.data import open_splits
 from looktwice.evaluate import raw_pixels
 from looktwice.evaluate.labels import Known
-from looktwice.evaluate.protocol import SplitFeatures, _knn, _linear
+from looktwice.evaluate.protocol import SplitFeatures, predict
 
 
 def test_the_baseline_is_no_straw_man():
@@ -14,9 +14,9 @@ def test_the_baseline_is_no_straw_man():
     row = SplitFeatures(*(raw_pixels(source)[0] for source in sources))
     train, validation, test = (torch.from_numpy(source.labels) for source in sources)
     known = Known(train, validation, 10)
-    accuracies = [
-        float((outcome.predicted[0] == test).double().mean())
-        for outcome in (_knn(row, known), _linear(row, known))
+    predicted = [
+        found["row"] for found in predict({"row": row}, known, ("knn", "linear"), seed=0).values()
     ]
+    accuracies = [float((outcome.predicted[0] == test).double().mean()) for outcome in predicted]
     assert accuracies[0] >= 0.80  # k 10 wins on validation; k 5 would reach 82.0
     assert accuracies[1] >= 0.835

@@ -5,10 +5,14 @@ import io
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.neighbors import KNeighborsClassifier
 
 from looktwice import train
 from looktwice.config import resolve
 from looktwice.evaluate import evaluate_target
+from looktwice.evaluate.features import raw_pixels
+from looktwice.evaluate.scoring import share
 from looktwice.metrics import effective_rank
 from looktwice.run import open_data
 from looktwice.study.measures import is_score, measure, needs_head, parts, title
@@ -35,7 +39,8 @@ def accuracy(record):
     return np.mean([int(digit) for digit in record["right"]]) / record["draws"]
 
 
-def test_scores_are_those_of_the_protocols(run):
+def test_scores_are_those_of_the_protocols_if_chosen_by_the_same(run, monkeypatch):
+    monkeypatch.setattr("looktwice.study.measures.balanced_share", share)
     splits = open_data(run.config().data)
     names = ("linear", "knn", "labels-10", "linear-z", "knn-z")
     found = measure(run, splits, names, ("encoder",), seed=3)["encoder"]
@@ -56,6 +61,27 @@ def test_scores_are_those_of_the_protocols(run):
     z = {entry["name"]: entry["rows"]["z"]["accuracy"] for entry in by_layer}
     assert accuracy(found["linear-z"]) == pytest.approx(z["linear"], abs=1e-12)
     assert accuracy(found["knn-z"]) == pytest.approx(z["knn"], abs=1e-12)
+
+
+def test_classes_have_equal_weight_on_validation_too(run):
+    splits = open_data(run.config().data)
+    found = measure(run, splits, ("knn",), ("raw-pixels",), seed=3)["raw-pixels"]["knn"]
+    pixels = [raw_pixels(part)[0] for part in (splits.train, splits.validation)]
+    known, truth = splits.train.labels, splits.validation.labels
+    assert len(set(np.bincount(truth))) > 1, "unequal classes"
+    best = max(
+        balanced_accuracy_score(truth, vote(k, t).fit(pixels[0], known).predict(pixels[1]))
+        for k in (5, 10, 20, 50, 200)
+        if k <= len(known)
+        for t in (0.1, 0.05, 0.02, 0.2)
+    )
+    assert found["validation_accuracy"] == pytest.approx(best)
+
+
+def vote(k, temperature):
+    return KNeighborsClassifier(
+        k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / temperature)
+    )
 
 
 def test_another_side_is_another_encoder(run):
