@@ -85,9 +85,9 @@ def plan(
             f"study {study.name} measures {scores[0]!r}, which needs labels, and {source!r} has "
             "none: put the pictures in one folder a class, or give measures such as 'rank'"
         )
-    train = splits.train
+    train, pictures = splits.train, splits.train.fingerprint()
     tasks = tuple(
-        _task(study, name, config, seed, place / RUNS, train.fingerprint())
+        _task(study, name, config, seed, place / RUNS, pictures)
         for seed in numbers
         for name, config in configs.items()
     )

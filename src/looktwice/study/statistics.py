@@ -11,6 +11,7 @@ freedom, in place of percentiles.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,14 +73,11 @@ def over_pictures(values: Doubles, truth: Labels, *, seed: int = 0) -> Estimate:
     num_seeds, num_pictures = values.shape
     weighted = values * balanced_weights(truth)
     means: Doubles = weighted.mean(axis=1)
-    generator = np.random.default_rng([seed, num_seeds, num_pictures])
-    pictures = _counts_of_pictures(truth, generator)
-    by_seed = pictures @ weighted.T / num_pictures  # (RESAMPLES, S)
+    pictures, seeds = _resamples(np.asarray(truth, np.int64).tobytes(), num_seeds, seed)
+    by_seed = pictures.astype(np.float64) @ weighted.T / num_pictures  # (RESAMPLES, S)
     picture_variance = float(by_seed.mean(axis=1).var())
     if num_seeds == 1:
         return _estimate(means, picture_variance, num_pictures - 1)
-    uniform = np.full(num_seeds, 1 / num_seeds)
-    seeds = generator.multinomial(num_seeds, uniform, RESAMPLES) / num_seeds
     together = float((by_seed * seeds).sum(axis=1).var())
     seed_variance = max(0.0, together - picture_variance) * num_seeds / (num_seeds - 1)
     variance = picture_variance + seed_variance
@@ -104,6 +102,26 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
         corrected[index] = largest
     return corrected
+
+
+@functools.lru_cache(maxsize=16)
+def _resamples(truth: bytes, num_seeds: int, seed: int) -> tuple[NDArray[np.uint16], Doubles]:
+    """Draw how often pictures (RESAMPLES, T) and in what share seeds (RESAMPLES, S) are taken.
+
+    A table asks for the same again and again, for every variant and difference.
+
+    Args:
+        truth: the bytes of labels int64 (T,).
+        num_seeds: S.
+        seed: of the drawing.
+    """
+    labels = np.frombuffer(truth, np.int64)
+    generator = np.random.default_rng([seed, num_seeds, len(labels)])
+    pictures = _counts_of_pictures(labels, generator)
+    uniform = np.full(num_seeds, 1 / num_seeds)
+    return pictures.astype(np.uint16), generator.multinomial(
+        num_seeds, uniform, RESAMPLES
+    ) / num_seeds
 
 
 def _counts_of_pictures(truth: Labels, generator: np.random.Generator) -> Doubles:
