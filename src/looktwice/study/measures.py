@@ -126,8 +126,8 @@ def measure(
     Returns:
         By row and measure. Scores have ``right``, one digit a test picture: in how many of
         ``draws`` it was right; ``truth``, the classes; ``balanced_accuracy``, the same on
-        validation as ``validation_accuracy``, and what was ``chosen`` by it. Other measures have a
-        ``value``.
+        validation as ``validation_accuracy``, and what was ``chosen`` by it (for ``lost`` the plain
+        one: its made-up classes are nearly equal). Other measures have a ``value``.
 
     Raises:
         DataError: pictures without labels, for a measure that needs them.
@@ -195,10 +195,8 @@ def _score(features: _Features, name: str, row: str, seed: int) -> Record:
     names = features.subject.labelled()[0].class_names
     assert names is not None
     known = check({row: of_row}, labels, names)
-    outcome = predict({row: of_row}, known, (protocol,), seed=seed, goal=balanced_share)[protocol][
-        row
-    ]
-    return _record(outcome, read_truth(labels.test, known.num_classes))
+    found_by = predict({row: of_row}, known, (protocol,), seed=seed, goal=balanced_share)
+    return _record(found_by[protocol][row], read_truth(labels.test, known.num_classes))
 
 
 def _record(outcome: Outcome, truth: NDArray[np.int64]) -> Record:
