@@ -1,48 +1,22 @@
 """The page in a real browser, from disk, as people use it; a machine without one fails here."""
 
-import shutil
 import time
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 MARGIN, EXTENT = 28, 10_000
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    browser = next((path for name in names if (path := shutil.which(name))), None)
-    assert browser, "this test needs Chromium: apt install chromium"
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
-def visit(chromium):
-    """Return what opens a page; console, errors and requests are empty at the end."""
-    complaints, contexts = [], []
+def visit(visit):
+    """Return what opens a page and waits for its map."""
 
-    def open_page(file, width=1280, scheme="light"):
-        context = chromium.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: complaints.append(request.url[:80])
-                if not request.url.startswith(("file:", "data:")) else None)  # fmt: skip
-        page.goto(file.as_uri())
+    def open_page(file, **options):
+        page = visit(file, **options)
         page.locator(".map.live").wait_for()
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert complaints == []
+    return open_page
 
 
 @pytest.fixture

@@ -1,13 +1,11 @@
 """The page of a search, in a browser: hostile names are text, nothing is asked for, a phone fits."""
 
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import sync_playwright
 
 from looktwice.data import ArraySource
 from looktwice.embedding import About, Answer, Hit, Index
@@ -38,32 +36,12 @@ def made(names=HOSTILE) -> tuple[Index, list[Answer], dict]:
     return index, [Answer(names[0], pixels[0], (*hits, lost))], {"train": source}
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    browser = next((path for name in names if (path := shutil.which(name))), None)
-    assert browser, "this test needs Chromium: apt install chromium"
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
 @pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_hostile_names_are_text_and_nothing_is_wider_than_a_phone(
-    chromium, tmp_path, width, scheme
-):
+def test_hostile_names_are_text_and_nothing_is_wider_than_a_phone(visit, tmp_path, width, scheme):
     index, answers, pictures = made()
     write_search(tmp_path / "page.html", index, answers, pictures, command="looktwice </pre><b>")
-    complaints = []
-    context = chromium.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    page = context.new_page()
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: complaints.append(request.url[:80])
-            if not request.url.startswith(("file:", "data:")) else None)  # fmt: skip
-    page.goto((tmp_path / "page.html").as_uri())
+    page = visit(tmp_path / "page.html", width=width, scheme=scheme)
     assert page.title() != "run"
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("script").count() == 0
@@ -74,8 +52,6 @@ def test_hostile_names_are_text_and_nothing_is_wider_than_a_phone(
     assert page.evaluate(pictures_drawn)
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (int(re.findall(r"\d+", paper)[0]) > 128) == (scheme == "light")
-    context.close()
-    assert complaints == []
 
 
 def test_a_terminal_gets_no_control_letters():

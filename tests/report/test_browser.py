@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -26,16 +25,13 @@ FLAGS = (
 
 
 @pytest.fixture
-def browse(tmp_path: Path) -> Callable[[Path], tuple[str, list[str]]]:
+def browse(tmp_path: Path, chromium_path: str) -> Callable[[Path], tuple[str, list[str]]]:
     """Return what opens a page and gives its document and the console's lines."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    browser = next((path for name in names if (path := shutil.which(name))), None)
-    assert browser, "this test needs Chromium: apt install chromium"
 
     def open_page(page: Path) -> tuple[str, list[str]]:
         profile = f"--user-data-dir={tmp_path / 'profile'}"
         done = subprocess.run(
-            [browser, *FLAGS, profile, page.resolve().as_uri()],
+            [chromium_path, *FLAGS, profile, page.resolve().as_uri()],
             capture_output=True, text=True, timeout=120, check=True,
         )  # fmt: skip
         return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]

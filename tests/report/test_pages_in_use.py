@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from looks import made_insight
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Page
 from studies import results
 from test_comparison import with_hits
 
@@ -37,42 +36,7 @@ HOSTILE = (
 MANY = tuple(f"{number} {HOSTILE[number % len(HOSTILE)]}" for number in range(500))
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    browser = next((path for name in names if (path := shutil.which(name))), None)
-    assert browser, "this test needs Chromium: apt install chromium"
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
 Visit = Callable[..., Page]
-
-
-@pytest.fixture
-def visit(chromium: Browser) -> Iterator[Visit]:
-    """Return what opens a page; console, errors and requests are empty at the end."""
-    complaints: list[str] = []
-    contexts = []
-
-    def open_page(file: Path, width: int = 1280, scheme: Any = "light") -> Page:
-        size: Any = {"width": width, "height": 900}
-        context = chromium.new_context(viewport=size, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: complaints.append(request.url[:80])
-                if not request.url.startswith(("file:", "data:")) else None)  # fmt: skip
-        page.goto(file.as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert complaints == []
 
 
 def report_page(make_run: Callable[..., Path], policy: Policy, classes: tuple[str, ...]) -> Path:

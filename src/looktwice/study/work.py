@@ -89,6 +89,8 @@ def probe_in_process(config: Config, answer: Connection, parent: int) -> None:
 
 
 def _guarded(task: Task) -> tuple[str, str]:
+    known = Run(task.folder).config_file.is_file()
+    remedy = f"; if it stays so, remove {task.folder}: then the run is made anew" if known else ""
     try:
         perform(task)
     except KeyboardInterrupt:
@@ -96,7 +98,7 @@ def _guarded(task: Task) -> tuple[str, str]:
     except store.BusyError as error:
         return "busy", str(error)
     except LooktwiceError as error:
-        return "failed", str(error)
+        return "failed", f"{error}{remedy}"
     except Exception as error:
         return "failed", f"unexpected {type(error).__name__}: {error}"
     return "done", ""
