@@ -8,6 +8,7 @@ from PIL import Image
 
 from looktwice.augment import from_tables
 from looktwice.errors import DataError, UsageError
+from looktwice.models.backbones import build_backbone
 from looktwice.study import open_study, read_study, study_names
 from looktwice.study.measures import check_measures
 from looktwice.study.planning import plan
@@ -98,6 +99,14 @@ def test_the_size_of_the_source_can_be_planned(name, tmp_path, pictures):
 def test_where_there_is_no_size_of_the_source_it_is_said():
     with pytest.raises(UsageError, match="leave --paper out"):
         open_study("model-size", paper=True)
+
+
+def test_widths_are_named_with_their_millions_of_parameters():
+    for variant in open_study("model-size").variants:
+        name = str(variant.settings.get("model.backbone"))
+        network = build_backbone(name, channels=1, small_stem=True)
+        millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+        assert f", {millions:.2f} M ·" in variant.name
 
 
 @pytest.mark.parametrize(

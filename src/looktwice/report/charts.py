@@ -297,6 +297,8 @@ def _lines(results: Results, width: int) -> Figure:
     figure = _figure(width, _PANEL * down + 36)
     grid = figure.subplots(down, across, squeeze=False, sharex=True)
     ticks = _distinct(v[x] for v in values.values())
+    room = (width / across - 60) / (len(ticks) + 0.45)
+    slant = 30 if max(map(len, ticks)) * 0.62 * _SIZE > room else 0
     lines = _distinct(v[by] for v in values.values())
     places = [divmod(i, across) for i in range(len(groups))]
     first = -(-len(groups) // across)
@@ -307,6 +309,7 @@ def _lines(results: Results, width: int) -> Figure:
         ends.append(
             _panel_of_lines(axes, rows, values, names, (x, by), (ticks, lines), measure, theirs)
         )
+        axes.tick_params(axis="x", labelbottom=True, labelrotation=slant)
         axes.set_title(
             " · ".join(part for part in (("its source" if theirs else "here"), _text(name)) if part)
         )
@@ -370,9 +373,6 @@ def _panel_of_lines(
         ends.append((max(at[-1], len(ticks) - 0.9), heights[-1], line, colour))
     axes.set_xticks(range(len(ticks)), [_text(tick) for tick in ticks])
     axes.set_xlim(-0.3, len(ticks) - 0.3 + 0.45)
-    axes.tick_params(
-        axis="x", labelbottom=True, labelrotation=30 if len("".join(ticks)) > 24 else 0
-    )
     axes.set_ylabel("%" if theirs else _unit(measure))
     return ends
 
