@@ -43,7 +43,7 @@ def save_checkpoint(
     """
     files = {
         f"{name}{TENSORS}": safetensors.torch.save(
-            {key: t.detach().cpu().contiguous() for key, t in tensors.items()}
+            _apart({key: t.detach().cpu().contiguous() for key, t in tensors.items()})
         )
         for name, tensors in parts.items()
     }
@@ -53,6 +53,16 @@ def save_checkpoint(
     path = folder / checkpoint_name(step)
     write_folder_atomic(path, files)
     return path
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors whose memory another one has, as tied weights do: the format refuses them."""
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return tensors
 
 
 def checkpoint_name(step: int) -> str:
@@ -81,9 +91,11 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
 def _checked_files(path: Path) -> dict[str, bytes]:
     """Return the content of a checkpoint's files, by name; the manifest vouches for them."""
     try:
-        manifest = (path / MANIFEST).read_bytes()
         others = [file for file in path.iterdir() if file.name != MANIFEST]
         files = {file.name: file.read_bytes() for file in others if file.is_file()}
+        if not (path / MANIFEST).is_file():  # a pipe would be waited for
+            raise FileNotFoundError(f"{MANIFEST} is missing")
+        manifest = (path / MANIFEST).read_bytes()
         digests = json.loads(manifest)
     except (OSError, ValueError, RecursionError) as error:
         _damaged(path, str(error))

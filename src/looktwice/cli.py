@@ -100,6 +100,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _check_processes(arguments: list[str]) -> None:
+    launched.check()
     command = next((a for a in arguments if a in COMMANDS), None)
     if launched.world_size() > 1 and command not in (None, *TOGETHER):
         raise UsageError(

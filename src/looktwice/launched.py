@@ -1,7 +1,7 @@
 """What torchrun tells a process about itself, and what the process says when it fails.
 
 Processes that train together fail together: one line must say why, not one line each. The standard
-library alone is used, since a mistyped flag need not wait for torch.
+library alone is used (and our errors), since a mistyped flag need not wait for torch.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NoReturn
 
+from looktwice.errors import UsageError
+
 PATIENCE: Final = 4.0
 """Seconds in which torchrun ends a process after another one failed, or that one says why."""
 
@@ -23,22 +25,37 @@ _ERROR_FILE: Final = "TORCHELASTIC_ERROR_FILE"
 
 def rank() -> int:
     """Return this process's number among all that were started together, from 0."""
-    return int(os.environ.get("RANK", "0"))
+    return _number("RANK", 0) if world_size() > 1 else 0
 
 
 def world_size() -> int:
     """Return how many processes were started together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _number("WORLD_SIZE", 1)
 
 
 def local_rank() -> int:
     """Return this process's number on its machine, which is that of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return _number("LOCAL_RANK", 0)
 
 
 def local_world_size() -> int:
     """Return how many of the processes are on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return _number("LOCAL_WORLD_SIZE", 1)
+
+
+def check() -> None:
+    """Raise UsageError where the environment tells no numbers of processes."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        if not os.environ.get(name, "0").isdecimal():
+            raise UsageError(
+                f"the environment says {name}={os.environ[name]!r}, which is no number: unset it, "
+                "or start the processes by torchrun"
+            )
+
+
+def _number(name: str, otherwise: int) -> int:
+    told = os.environ.get(name, "")
+    return int(told) if told.isdecimal() else otherwise
 
 
 @contextlib.contextmanager

@@ -131,7 +131,10 @@ def put_back(
         load_generator_tensors(parts["generators"])
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise RunError(f"the checkpoint does not fit the run's configuration: {reason}") from error
+        raise RunError(
+            f"the last checkpoint does not fit the run's configuration ({reason}): put the "
+            "config.toml back that the run was started with, or start a new run"
+        ) from error
     return Progress(**state)
 
 

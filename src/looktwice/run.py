@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import itertools
 import json
 import os
@@ -24,7 +23,7 @@ from looktwice.augment import Policy, from_tables, policy
 from looktwice.config import VIEWS, AugmentConfig, Config, DataConfig
 from looktwice.data import Splits, open_splits
 from looktwice.errors import DataError, RunError, UsageError
-from looktwice.storage import write_atomic
+from looktwice.storage import alone, write_atomic
 
 DEFAULT_FOLDER = Path("runs")
 IN_MEMORY = "arrays in memory"
@@ -106,19 +105,23 @@ def create_run(path: Path | None, config: Config, *, command: str, fingerprint: 
     run = Run(_claim(path) if path else next_free(DEFAULT_FOLDER, config.recipe))
     together = {"processes": launched.world_size()}
     facts = {**environment(command), **together, "pictures": fingerprint}
-    try:
-        write_atomic(run.environment_file, json.dumps(facts, indent=1))
-        write_atomic(run.config_file, configuration.to_toml(config))  # last: now it is a run
-    except RunError:
-        run.environment_file.unlink(missing_ok=True)  # the same --out can be given again
-        raise
+    with exclusive(run):
+        check_free(run.path)  # another start with the same --out may have been faster
+        try:
+            write_atomic(run.environment_file, json.dumps(facts, indent=1))
+            write_atomic(run.config_file, configuration.to_toml(config))  # last: now it is a run
+        except RunError:
+            run.environment_file.unlink(missing_ok=True)  # the same --out can be given again
+            raise
     return run
 
 
 def check_free(path: Path | None) -> None:
     """Raise RunError when a run folder could not be made at `path`, or at the default place."""
     try:
-        _check_free(path or DEFAULT_FOLDER / "new")
+        if path:
+            _check_free(path)
+        _check_writable(path or DEFAULT_FOLDER)
     except OSError as error:
         raise RunError(f"cannot make {path}: {error.strerror}; choose another --out") from error
 
@@ -132,6 +135,9 @@ def _check_free(path: Path) -> None:
     empty = path.is_dir() and all(map(_before_config, path.iterdir()))
     if not empty and (path.exists() or path.is_symlink()):
         raise RunError(f"{path} exists already and is left as it is; choose another --out")
+
+
+def _check_writable(path: Path) -> None:
     parent = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     if not parent.is_dir():
         raise RunError(f"cannot make {path}: {parent} is not a folder; choose another --out")
@@ -192,20 +198,20 @@ def exclusive(run: Run) -> Iterator[None]:
     Raises:
         RunError: another process holds it.
     """
-    handle = os.open(run.path, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with alone(run.path, f"{run.path} is being trained by another process; wait for it"):
         yield
-    except BlockingIOError:
-        raise RunError(f"{run.path} is being trained by another process; wait for it") from None
-    finally:
-        os.close(handle)
 
 
 def check_pictures(run: Run, splits: Splits) -> None:
     """Raise RunError when the pictures are not those the run was started with."""
-    facts = json.loads(run.environment_file.read_text("utf-8"))
-    if splits.train.fingerprint() != facts["pictures"]:
+    try:
+        pictures = json.loads(run.environment_file.read_text("utf-8"))["pictures"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{run.environment_file} does not tell which pictures the run was started with "
+            f"({type(error).__name__}); bring it back, or start a new run"
+        ) from error
+    if splits.train.fingerprint() != pictures:
         raise RunError(
             f"{run.config().data.source} does not hold the pictures {run.path} was started with; "
             "bring them back, or start a new run"

@@ -21,7 +21,8 @@ from looktwice.errors import RunError
 FORMER: Final = ".former"
 """Ends the name of a folder that another one replaces, until that one is in its place."""
 
-_LEFTOVER: Final = re.compile(r"\..+\.\d+-[0-9a-f]{8}")
+_UNIQUE: Final = r"\d+-[0-9a-f]{8}"
+_LEFTOVER: Final = re.compile(rf"\..+\.{_UNIQUE}")
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -116,6 +117,8 @@ def _remove(path: Path) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Fill a folder that appears under its name only when the block ends; else nothing is left.
 
+    What a kill leaves is removed by the next one of the same name.
+
     Yields:
         Where to write: a hidden folder beside it.
 
@@ -127,15 +130,26 @@ def new_folder(path: Path) -> Iterator[Path]:
         if os.path.lexists(path):
             raise RunError(f"{path} exists already and is left as it is; choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
         try:
             temporary.mkdir()
-            yield temporary
-            os.sync()
-            temporary.rename(path)  # fails where a file, or a folder that holds something, came
+            with alone(temporary, f"{temporary} is held by another process; try again"):
+                yield temporary
+                os.sync()
+                temporary.rename(path)  # fails where a file, or a folder that holds something, came
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         _sync_folder(path.parent)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the hidden folders beside `path` that no process holds any more."""
+    own = re.compile(rf"\.{re.escape(path.name)}\.{_UNIQUE}")
+    for left in path.parent.iterdir():
+        if own.fullmatch(left.name) and left.is_dir():
+            with contextlib.suppress(RunError), alone(left, ""):
+                shutil.rmtree(left)
 
 
 def _beside(path: Path) -> Path:
@@ -171,12 +185,33 @@ def unfinished(path: Path) -> Iterator[Path]:
     folder = path.with_name(f".{path.name}-unfinished")
     with plainly(path):
         folder.mkdir(exist_ok=True)
+    with alone(folder, f"{path} is being written by another process; wait for it"):
+        yield folder
+
+
+@contextlib.contextmanager
+def in_turn(lock: Path) -> Iterator[None]:
+    """Wait until no other process is in a block with the same lock file, which is made.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def alone(folder: Path, otherwise: str) -> Iterator[None]:
+    """Hold a folder; RunError says `otherwise` where another process holds it."""
+    with plainly(folder):
         handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield folder
-    except BlockingIOError:
-        raise RunError(f"{path} is being written by another process; wait for it") from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(otherwise) from None
+        yield
     finally:
         os.close(handle)
 

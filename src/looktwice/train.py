@@ -81,12 +81,13 @@ def pretrain(
             loss or gradient is not finite.
         Stopped: Ctrl-C, SIGTERM or SIGUSR1; `resume` goes on.
     """
-    in_memory = not isinstance(data, str | Path)
-    source = IN_MEMORY if in_memory else str(data)
+    if isinstance(data, Path):  # never a name; `Path` drops the ./ that tells folders
+        data = os.path.join(".", data)  # noqa: PTH118
+    source = data if isinstance(data, str) else IN_MEMORY
     own = {"method.name": OWN} if method else {}
     values = {**own, **(settings or {}), "data.source": source}
     config = configuration.resolve(recipe=recipe, flags=values)
-    splits = _open_arrays(data, config) if not isinstance(data, str | Path) else None
+    splits = None if isinstance(data, str) else _open_arrays(data, config)
     given = f"recipe={recipe!r}, settings={dict(settings or {})}" + f", {method=}" * bool(method)
     command = f"looktwice.pretrain({source!r}, {given})"
     return start(
@@ -125,31 +126,33 @@ def start(
         if distributed.is_first():
             check_free(out)
         splits = splits or open_data(config.data)
-        _check_same_pictures(splits)
+        pictures = _same_pictures(splits)
         config = settle_micro_batch(settle(config, splits), splits, own)
         if config.train.minutes:
             config = calibrate(config, splits, console, own)
         training = build(config, splits, own)
-        run = _create_run(out, config, command=command, splits=splits)
+        run = _create_run(out, config, command=command, fingerprint=pictures)
         console.say(f"run {run.path}: {describe(training)}, {length(training)}")
         with _held(run), _tracked(run, training, 0):
             train(run, training, Progress(), console)
     return run
 
 
-def _check_same_pictures(splits: Splits) -> None:
+def _same_pictures(splits: Splits) -> str:
+    """Return the fingerprint of the pictures, which every process has."""
     own = splits.train.fingerprint()
     if own != distributed.from_first(own):
         raise DataError(
             f"{splits.train.name!r} does not hold the same pictures here as for process 0; "
             "bring it up to date on every machine"
         )
+    return own
 
 
-def _create_run(out: Path | None, config: Config, *, command: str, splits: Splits) -> Run:
+def _create_run(out: Path | None, config: Config, *, command: str, fingerprint: str) -> Run:
     run = None
     if distributed.is_first():
-        run = create_run(out, config, command=command, fingerprint=splits.train.fingerprint())
+        run = create_run(out, config, command=command, fingerprint=fingerprint)
     made = distributed.from_first(run)
     assert made is not None
     return made

@@ -15,7 +15,7 @@ from looktwice.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from looktwice.errors import RunError
+from looktwice.errors import DamagedError, RunError
 from looktwice.optim import build_optimizer
 from looktwice.storage import append_line, write_atomic
 
@@ -132,3 +132,18 @@ def test_lines_are_appended_whole(tmp_path):
     for number in range(3):
         append_line(tmp_path / "log", f"line {number}")
     assert (tmp_path / "log").read_text() == "line 0\nline 1\nline 2\n"
+
+
+def test_tied_weights_come_back(tmp_path):
+    tied = torch.nn.Linear(3, 3)
+    parts = {"m": {"a": tied.weight, "b": tied.weight, "c": tied.weight[1:]}}
+    loaded, _ = load_checkpoint(save_checkpoint(tmp_path, 1, parts, {}))
+    assert all(torch.equal(loaded["m"][name], parts["m"][name]) for name in "abc")
+
+
+def test_a_pipe_in_the_manifests_place_is_not_waited_for(tmp_path):
+    path = save_checkpoint(tmp_path, 1, {"m": {}}, {})
+    (path / "manifest.json").unlink()
+    os.mkfifo(path / "manifest.json")
+    with pytest.raises(DamagedError, match=r"manifest.json is missing"):
+        load_checkpoint(path)

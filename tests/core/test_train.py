@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,6 +268,41 @@ def test_a_run_that_finds_no_room_to_begin_can_be_given_the_same_folder_again(
             start(tmp_path / "run")
     assert not any((tmp_path / "run").iterdir())
     check_free(tmp_path / "run")
+
+
+def test_of_two_starts_with_one_folder_the_second_changes_nothing(tmp_path, monkeypatch):
+    """One finds the folder free, and another one is faster."""
+
+    def slow(command):
+        (tmp_path / "run" / "config.toml").write_text("the other's")
+        return {"command": command}
+
+    monkeypatch.setattr("looktwice.run.environment", slow)
+    with pytest.raises(RunError, match="holds a run already and is left as it is"):
+        start(tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.toml"]
+    assert (tmp_path / "run" / "config.toml").read_text() == "the other's"
+
+
+def test_a_run_called_new_is_in_nobodys_way(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "new").mkdir(parents=True)
+    (tmp_path / "runs" / "new" / "config.toml").write_text("")
+    check_free(None)
+    shutil.rmtree("runs")
+    Path("runs").write_text("a file")
+    with pytest.raises(RunError, match="runs is not a folder; choose another --out"):
+        check_free(None)
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", None])
+def test_a_run_whose_pictures_are_not_known_says_so(undisturbed, tmp_path, damage):
+    shutil.copytree(undisturbed.path, tmp_path / "run")
+    file = tmp_path / "run" / "environment.json"
+    file.unlink() if damage is None else file.write_text(damage)
+    (tmp_path / "run" / "summary.json").unlink()
+    with pytest.raises(RunError, match=r"environment.json does not tell which pictures"):
+        train.resume(tmp_path / "run", file=io.StringIO(), splits=splits())
 
 
 def test_existing_runs_and_files_are_never_overwritten(undisturbed, tmp_path):

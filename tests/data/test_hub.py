@@ -154,3 +154,53 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(DataError, match=r"pip install 'looktwice\[hf\]'"):
         hub.open_hub("hf:a/b", may_download=False)
+
+
+def test_labels_stay_with_their_pictures(tmp_path):
+    """A table without pictures, whose labels would shift all others, is refused."""
+    write(tmp_path / "train-0.parquet", table(0, 3, [0, 1]))
+    write(tmp_path / "train-1.parquet", pa.table({"label": [7, 7, 7]}))
+    with pytest.raises(DataError, match=r"'train-1.parquet' of .* has no column 'image'"):
+        open_splits(tmp_path)
+
+
+def test_a_test_split_without_labels(tmp_path):
+    write(tmp_path / "train-0.parquet", table(0, 12, [0, 1]))
+    write(tmp_path / "test-0.parquet", table(20, 3))
+    splits = open_splits(tmp_path, validation_fraction=0.2)
+    assert splits.train.labels is not None
+    assert splits.test.labels is None
+    assert numbers(splits.test) == [20, 21, 22]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        pa.table({"image": pa.array([{"path": "a"}])}),
+        pa.table({"image": pa.array([b"x"])}).replace_schema_metadata(
+            {b"huggingface": b'{"info": {"features": [1]}}'}
+        ),
+    ],
+)
+def test_columns_of_another_kind_are_told_or_read(tmp_path, made):
+    write(tmp_path / "a.parquet", made)
+    with contextlib.suppress(DataError):
+        assert len(open_source(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 100, None])
+def test_a_damaged_copy_in_the_cache_is_made_anew(tmp_path, damage):
+    write(tmp_path / "a.parquet", table(0, 5))
+    assert numbers(open_source(tmp_path)) == list(range(5))
+    (copy,) = hub.cache_folder().with_name("arrow").glob("*.arrow")
+    copy.write_bytes(copy.read_bytes()[:-40] if damage is None else damage)
+    assert numbers(open_source(tmp_path)) == list(range(5))
+    assert [path.suffix for path in copy.parent.iterdir() if path != copy] == [".lock"]
+
+
+def test_a_table_among_pictures_does_not_take_their_place(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(encoded(3))
+    write(tmp_path / "cat" / "features.parquet", table(0, 5))
+    assert open_source(tmp_path).class_names == ("cat", "dog")

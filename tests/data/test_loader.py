@@ -300,3 +300,11 @@ def test_arguments_out_of_range(wrong, message):
 def test_steps_that_are_no_range():
     with pytest.raises(UsageError, match="not a range"):
         _loader(Pictures(10)).batches(5, 3)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_folder_that_is_gone_is_not_read_to_its_end(threads):
+    source = Pictures(20_000, bad=range(20_000))
+    with pytest.raises(DataError, match=r"201 of the 20000 pictures"):
+        _collect(_loader(source, threads=threads))
+    assert source.asked <= 1000

@@ -1,4 +1,5 @@
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -185,3 +186,21 @@ def test_subsets_keep_labels_names_and_fingerprints():
     prints.add(ArraySource(_numbered(6), source.labels[::-1], name="x").fingerprint())
     assert len(prints) == 5
     assert all(len(p) == 64 for p in prints)
+
+
+def test_a_path_is_never_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (4, 3)).save(_made(tmp_path / "cifar10") / "a.png")
+    assert len(open_source(Path("cifar10"))) == 1
+    assert len(open_source("./cifar10")) == 1
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/x", "x" * 300])
+def test_names_that_can_be_none_are_one_line(name):
+    with pytest.raises(DataError, match="there is no folder or file"):
+        open_source(name)
+
+
+def _made(folder):
+    folder.mkdir()
+    return folder

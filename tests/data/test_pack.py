@@ -226,3 +226,15 @@ def test_nothing_good(tmp_path):
     with pytest.raises(DataError, match="no picture of the train split"):
         pack(open_official(tmp_path / "in"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_kill_left_is_removed_by_the_next(folder, tmp_path):
+    left = tmp_path / ".packed.123-0123abcd"
+    left.mkdir()
+    (left / "train-000000.tar").write_bytes(b"x")
+    others = [tmp_path / ".packed.more.123-0123abcd", tmp_path / ".packed.json.5-0123abcd"]
+    others[0].mkdir()
+    others[1].write_text("{}")
+    pack(open_official(folder), tmp_path / "packed")
+    assert not left.exists()
+    assert all(path.exists() for path in others)

@@ -9,9 +9,11 @@ from typing import ClassVar
 
 import fsspec
 import pytest
+from fsspec.implementations.http import HTTPFileSystem
 from tars import encoded, samples, write_tar
 
 from looktwice.data import open_source, remote
+from looktwice.data.files import Files, probe_channels
 from looktwice.errors import BadPictureError, DataError
 
 
@@ -176,3 +178,37 @@ def test_a_short_answer_is_a_bad_picture(server, tmp_path):
     files["/d/s-000.tar"] = files["/d/s-000.tar"][:at]  # cut since it was indexed
     with pytest.raises(BadPictureError, match=f"the server gave 40 of {len(encoded(5))} bytes"):
         source.image(5)
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_each_step_of_opening_is_tried_again(server, tmp_path, monkeypatch, failures):
+    address = filled(server, tmp_path, 1)
+    first = HTTPFileSystem.open
+    left = [failures]
+
+    def opened(self, *arguments, **options):
+        if left[0]:
+            left[0] -= 1
+            raise ConnectionResetError("reset by peer")
+        return first(self, *arguments, **options)
+
+    monkeypatch.setattr(HTTPFileSystem, "open", opened)
+    assert numbers(open_source(address)) == list(range(6))
+
+
+def test_pictures_that_cannot_be_reached_are_not_taken_for_colour():
+    class Unreachable(Files):
+        def __len__(self):
+            return 9
+
+        def read(self, i):
+            raise DataError("check the connection")
+
+        def identifier(self, i):
+            return str(i)
+
+        def digest(self):
+            return b""
+
+    with pytest.raises(DataError, match="check the connection"):
+        probe_channels(Unreachable())

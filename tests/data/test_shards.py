@@ -2,6 +2,7 @@
 
 import os
 import tarfile
+import time
 
 import numpy as np
 import pytest
@@ -193,13 +194,54 @@ def test_a_damaged_or_missing_cache_is_no_matter(tmp_path, monkeypatch):
     assert numbers(open_source(tmp_path)) == [0, 1, 2]
 
 
-def test_the_cache_does_not_grow_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr(indexes, "MAX_KEPT", 3)
+def test_no_changed_bit_of_a_kept_index_is_believed(tmp_path):
+    arrays = {"x": np.arange(5), "text": indexes.packed(["a", "b\udcff"])}
+    indexes.store("key", arrays)
+    kept = indexes._path("key")
+    whole = bytearray(kept.read_bytes())
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 8
+        kept.write_bytes(changed)
+        found = indexes.load("key")
+        same = found is not None and all(np.array_equal(found[n], arrays[n]) for n in arrays)
+        assert found is None or same
+    kept.write_bytes(whole)
+    assert indexes.load("key") is not None
+
+
+def test_the_cache_does_not_grow_for_ever(tmp_path):
+    long_ago = time.time() - 100 * 86_400
     for n in range(6):
         indexes.store(str(n), {"x": np.arange(n)})
-        kept = indexes._path(str(n))
-        os.utime(kept, (n, n))
+        os.utime(indexes._path(str(n)), (long_ago, long_ago if n < 4 else time.time()))
+    assert indexes.load("3") is not None  # used again
+    indexes._prune.cache_clear()
+    indexes.store("new", {})
     assert [n for n in range(6) if indexes.load(str(n)) is not None] == [3, 4, 5]
+
+
+def test_more_shards_than_files_of_a_cache_once_had_are_indexed_once(tmp_path, monkeypatch):
+    for k in range(30):
+        write_tar(tmp_path / f"{k:02}.tar", samples(k, 1))
+    made = []
+    index = shards._index
+    monkeypatch.setattr(shards, "_index", lambda s: made.append(s.name) or index(s))
+    for _ in range(2):
+        indexes._prune.cache_clear()
+        assert numbers(open_source(tmp_path)) == list(range(30))
+    assert len(made) == 30
+
+
+def test_braces_count_down_as_in_a_shell():
+    assert shards.expand("s-{003..001}.tar") == ["s-003.tar", "s-002.tar", "s-001.tar"]
+    assert shards.expand("s-{7..7}.tar") == ["s-7.tar"]
+
+
+def test_a_link_to_itself_beside_shards_is_no_matter(tmp_path):
+    write_tar(tmp_path / "a.tar", samples(0, 2))
+    (tmp_path / "loop").symlink_to("loop")
+    assert numbers(open_source(tmp_path)) == [0, 1]
 
 
 def test_any_order_and_restart_give_the_pictures_of_a_folder(tmp_path):

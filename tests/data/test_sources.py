@@ -1,5 +1,8 @@
 """What every source keeps: one contract, whatever the pictures lie in."""
 
+import errno
+import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
@@ -12,8 +15,11 @@ from tars import encoded, samples, write_tar
 from looktwice.augment import policy
 from looktwice.data import ArraySource, Loader, join, open_source, subset
 from looktwice.data.decoding import decode
+from looktwice.data.files import Files
 from looktwice.data.open import open_official
 from looktwice.data.pack import pack
+from looktwice.data.sources import FileSource
+from looktwice.errors import BadPictureError, DataError
 
 COUNT = 12
 PIXELS = np.stack([decode(encoded(n), 3) for n in range(COUNT)])
@@ -169,3 +175,27 @@ def test_parts_and_grounds(source):
     assert part.identifier(1) == source.identifier(0)
     assert part.labels.tolist() == source.labels[[3, 0]].tolist()
     assert dict(source.skipped) == {}
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ESTALE])
+def test_a_fault_of_the_machine_is_no_bad_picture(number):
+    class Failing(Files):
+        def __len__(self):
+            return 2
+
+        def read(self, i):
+            raise OSError(number, os.strerror(number))
+
+        def identifier(self, i):
+            return f"{i}.png"
+
+        def digest(self):
+            return b""
+
+    source = FileSource(Failing(), name="x", channels=3)
+    for ask in (source.image, source.encoded, source.file):
+        with pytest.raises(DataError, match=re.escape(os.strerror(number))) as caught:
+            ask(1)
+        assert not isinstance(caught.value, BadPictureError)
+    with pytest.raises(DataError, match="3 labels for 2 pictures"):
+        FileSource(Failing(), name="x", channels=3, labels=np.zeros(3, np.int64))

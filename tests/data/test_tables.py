@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -145,3 +146,25 @@ def test_two_tables_in_one_folder(pictures):
     (pictures / "metadata.jsonl").write_text(JSONL)
     with pytest.raises(DataError, match=r"both metadata\.csv and metadata\.jsonl"):
         open_source(pictures)
+
+
+def test_split_folders_of_any_case_have_metadata(pictures):
+    for split, name in (("train", "e.png"), ("test", "f.png")):
+        (pictures / split).rename(pictures / split.title())
+        (pictures / split.title() / "metadata.csv").write_text(f"file_name,label\n{name},cat\n")
+    for name in ("a.png", "deep", "c d.png"):
+        path = pictures / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert open_source(pictures).identifier(0) == "Train/e.png"
+    assert open_source(pictures, split="test").identifier(0) == "Test/f.png"
+
+
+def test_a_split_without_metadata_beside_one_with_it_is_not_lost(pictures):
+    (pictures / "train" / "metadata.csv").write_text("file_name,label\ne.png,cat\n")
+    with pytest.raises(DataError, match=r"test' has no metadata.csv, but .*train/metadata.csv"):
+        open_splits(pictures)
+
+
+def test_blanks_after_commas(pictures):
+    (pictures / "labels.csv").write_text(CSV.replace(",", ", "))
+    check(open_source(pictures / "labels.csv"))

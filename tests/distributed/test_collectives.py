@@ -9,6 +9,7 @@ import torch
 
 from looktwice import build, distributed, launched
 from looktwice.augment import policy
+from looktwice.cli import main
 from looktwice.data import Loader, open_source
 from looktwice.errors import UsageError
 
@@ -118,3 +119,18 @@ def test_an_error_that_all_meet_is_told_by_the_first(monkeypatch, capsys, tmp_pa
         launched.tell(line, follows=False)
         told.append(capsys.readouterr().err)
     assert told == ["looktwice: one\n", "", "looktwice: process 1: another\n"]
+
+
+def test_an_environment_without_numbers_is_told_in_one_line(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    assert main(["recipes"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("looktwice: the environment says WORLD_SIZE='two', which is no number")
+    assert told.count("\n") == 1
+
+
+def test_a_rank_alone_makes_no_process_silent(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert main(["recipes"]) == 0
+    assert "simclr" in capsys.readouterr().out

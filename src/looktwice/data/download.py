@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import sys
 import tarfile
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from looktwice.errors import DataError
+from looktwice.storage import in_turn
 
 SIZES: Final = {"CIFAR10": "0.2 GB", "CIFAR100": "0.2 GB", "STL10": "2.6 GB, 3.2 GB unpacked",
                 "FashionMNIST": "0.03 GB"}  # fmt: skip
@@ -31,8 +31,7 @@ def download(kind: str, folder: Path, is_there: Callable[[], bool]) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".download.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with in_turn(folder / ".download.lock"):
             if not is_there():
                 print(f"downloading {kind} ({SIZES[kind]}) into {folder}", file=sys.stderr)
                 _fetch(kind, folder)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from looktwice.data.decoding import FORMATS, GREY_MODES
+from looktwice.errors import DataError
 
 MAX_BYTES: Final = 1 << 29
 """Of one file; the largest picture that is decoded has about as many, decoded."""
@@ -54,7 +55,7 @@ class Files(ABC):
 
 @final
 class Paths(Sequence[str]):
-    """Paths in one block of bytes: 20 bytes each beside the names, where a list takes 80.
+    """Paths in one block of bytes: 16 bytes each beside the names, where a list takes 80.
 
     Args:
         folders: distinct folders, relative, "" for the root.
@@ -174,13 +175,19 @@ def printable(text: str) -> str:
 
 
 def probe_channels(files: Files) -> int:
-    """Return 1 when `NUM_PROBED` pictures, evenly spread, are all grey and opaque, else 3."""
+    """Return 1 when `NUM_PROBED` pictures, evenly spread, are all grey and opaque, else 3.
+
+    Raises:
+        DataError: the place where they lie cannot be reached.
+    """
     quieten_pillow()
     modes: list[str] = []
     for i in range(0, len(files), -(-len(files) // NUM_PROBED) or 1):
         try:
             with Image.open(io.BytesIO(files.read(i)), formats=FORMATS) as image:
                 modes.append("alpha" if image.has_transparency_data else image.mode)
+        except DataError:
+            raise
         except Exception:  # a bad picture says nothing about colour; decoding reports it
             continue
         if len(modes) == NUM_PROBED or modes[-1] not in GREY_MODES:

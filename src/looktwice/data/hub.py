@@ -9,6 +9,7 @@ pictures are mapped.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,8 +24,10 @@ from looktwice.data.class_names import number_labels
 from looktwice.data.files import MAX_BYTES, Files, printable, probe_channels
 from looktwice.data.folders import split_of
 from looktwice.data.indexes import cache_folder
+from looktwice.data.scan import Glance, glance
 from looktwice.data.sources import FileSource, Source
 from looktwice.errors import DataError
+from looktwice.storage import in_turn, move_new
 
 PREFIX: Final = "hf:"
 ENDINGS: Final = (".parquet", ".arrow")
@@ -40,9 +43,9 @@ def is_hub(name: str) -> bool:
     return name.startswith(PREFIX)
 
 
-def holds_tables(folder: Path) -> bool:
-    """Tell whether a folder has Parquet or Arrow files, itself or in ``data/``."""
-    return bool(_table_files(folder))
+def holds_tables(folder: Path, inside: Glance) -> bool:
+    """Tell whether a folder without pictures has Parquet or Arrow files, itself or one below."""
+    return bool(_table_files(folder, inside))
 
 
 def open_hub(name: str, *, may_download: bool) -> dict[str, Source]:
@@ -80,7 +83,7 @@ def open_hub(name: str, *, may_download: bool) -> dict[str, Source]:
                 else "add --download to fetch it"
             )
         ) from error
-    files = _table_files(Path(folder))
+    files = _table_files(Path(folder), glance(Path(folder)))
     if not files:
         raise DataError(
             f"{name} has no Parquet files: fetch it by hand, and give a folder of pictures"
@@ -103,7 +106,7 @@ def open_table_files(
     """
     where = name or printable(str(folder))
     parts: dict[str, list[Path]] = {}
-    for path in files or _table_files(folder):
+    for path in files or _table_files(folder, glance(folder)):
         split = "train" if files and len(files) == 1 else split_of(str(path.relative_to(folder)))
         parts.setdefault(split, []).append(path)
     if "train" not in parts:
@@ -156,8 +159,14 @@ class TableFiles(Files):
         self._of: list[tuple[str, int]] = []
         for table, name in zip(tables, names, strict=True):
             row = 0
-            for chunk in table.column(column).chunks if column in table.column_names else ():
-                data = chunk.field("bytes") if pa.types.is_struct(chunk.type) else chunk
+            if column not in table.column_names:
+                raise DataError(
+                    f"{name!r} of {where!r} has no column {column!r}, as others have: mend it, or "
+                    "take it away"
+                )
+            for chunk in table.column(column).chunks:
+                within = pa.types.is_struct(chunk.type) and chunk.type.get_field_index("bytes") >= 0
+                data = chunk.field("bytes") if within else chunk
                 if not (pa.types.is_binary(data.type) or pa.types.is_large_binary(data.type)):
                     raise DataError(
                         f"column {column!r} of {where!r} holds {data.type}, no pictures"
@@ -216,9 +225,47 @@ def _opened(path: Path) -> Any:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise _missing(str(path), error) from error
+    if path.suffix.lower() != ".parquet":
+        return _mapped(path, pa)
+    status = path.stat()
+    key = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
+    name = hashlib.sha256(os.fsencode(key)).hexdigest()[:32]
+    copy = cache_folder().with_name("arrow") / f"{name}.arrow"
+    with contextlib.suppress(DataError):
+        return _mapped(copy, pa)
     try:
-        if path.suffix.lower() == ".parquet":
-            path = _as_arrow(path, pa, pq)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with in_turn(copy.with_suffix(".lock")):
+            with contextlib.suppress(DataError):  # another process has made it
+                return _mapped(copy, pa)
+            _write_arrow(path, copy, pa, pq)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        # Of a damaged file Arrow raises OSError, too, but without a number.
+        if isinstance(error, OSError) and error.errno:
+            raise DataError(
+                f"{str(path)!r} cannot be copied into {str(copy.parent)!r} ({error.strerror}): "
+                "free space, or set LOOKTWICE_CACHE to another folder"
+            ) from error
+        raise _not_whole(path, error) from error
+    return _mapped(copy, pa)
+
+
+def _write_arrow(path: Path, copy: Path, pa: Any, pq: Any) -> None:
+    part = copy.with_suffix(".part")
+    with (
+        pq.ParquetFile(path) as file,
+        pa.OSFile(str(part), "wb") as sink,
+        pa.ipc.new_file(sink, file.schema_arrow) as writer,
+    ):
+        for batch in file.iter_batches(256):
+            writer.write_batch(batch)
+    copy.unlink(missing_ok=True)  # damaged
+    move_new(part, copy)
+
+
+def _mapped(path: Path, pa: Any) -> Any:
+    """Map an Arrow file. Raises DataError: it is not there, or not whole."""
+    try:
         mapped = pa.memory_map(str(path))
         try:
             table = pa.ipc.open_file(mapped).read_all()
@@ -228,32 +275,12 @@ def _opened(path: Path) -> Any:
         table.validate(full=True)
         return table
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"{str(path)!r} is no whole table ({reason}): put the original back"
-        ) from error
+        raise _not_whole(path, error) from error
 
 
-def _as_arrow(path: Path, pa: Any, pq: Any) -> Path:
-    status = path.stat()
-    key = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
-    copy = (
-        cache_folder().with_name("arrow")
-        / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.arrow"
-    )
-    if not copy.is_file():
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        part = copy.with_suffix(f".{os.getpid()}")
-        try:
-            with pq.ParquetFile(path) as file, pa.OSFile(str(part), "wb") as sink:
-                schema = file.schema_arrow
-                with pa.ipc.new_file(sink, schema) as writer:
-                    for batch in file.iter_batches(256):
-                        writer.write_batch(batch)
-            part.replace(copy)
-        finally:
-            part.unlink(missing_ok=True)
-    return copy
+def _not_whole(path: Path, error: Exception) -> DataError:
+    reason = " ".join(str(error).split())[:200]
+    return DataError(f"{str(path)!r} is no whole table ({reason}): put the original back")
 
 
 def _columns(schema: Any, where: str) -> tuple[str, str | None, tuple[str, ...] | None]:
@@ -264,6 +291,7 @@ def _columns(schema: Any, where: str) -> tuple[str, str | None, tuple[str, ...] 
         features = told["info"]["features"]
     except (ValueError, KeyError, TypeError, RecursionError):
         features = {}
+    features = features if isinstance(features, dict) else {}
     kinds = {name: kind.get("_type") for name, kind in features.items() if isinstance(kind, dict)}
     images = [name for name, kind in kinds.items() if kind == "Image"]
     images += [name for name in IMAGE_NAMES if name in schema.names]
@@ -281,7 +309,10 @@ def _columns(schema: Any, where: str) -> tuple[str, str | None, tuple[str, ...] 
 
 
 def _labels(tables: Sequence[Any], column: str, where: str) -> NDArray[Any] | None:
-    values = [value for table in tables for value in table.column(column).to_pylist()]
+    values: list[Any] = []
+    for table in tables:
+        known = column in table.column_names
+        values += table.column(column).to_pylist() if known else [None] * table.num_rows
     missing = sum(value is None or value == -1 for value in values)
     if missing == len(values):
         return None  # as test splits without labels have
@@ -305,13 +336,26 @@ def _numbered(
     return {s: None if v is None else v.astype(np.int64) for s, v in labels.items()}, names
 
 
-def _table_files(folder: Path) -> list[Path]:
-    places = [inner for inner in (folder, folder / "data") if inner.is_dir()]
-    found = [path for place in places for path in place.iterdir()]
-    found = [path for path in found if path.suffix.lower() in ENDINGS]
-    if not found:  # a folder a configuration or split, as data sets of the hub have
-        found = [path for path in folder.glob("*/*") if path.suffix.lower() in ENDINGS]
+def _table_files(folder: Path, inside: Glance) -> list[Path]:
+    """Return the tables in a folder and its ``data/``; where there are none, in all folders in it.
+
+    Those are configurations or splits, as data sets of the hub have. Where there are pictures,
+    they are what is meant.
+    """
+    found = _tables_in(folder, inside)
+    if "data" in inside.folders:
+        found += _tables_in(folder / "data", glance(folder / "data"))
+    for name in () if found or inside.pictures else inside.folders:
+        inner = glance(folder / name)
+        if inner.pictures:
+            return []
+        found += _tables_in(folder / name, inner)
     return sorted(found)
+
+
+def _tables_in(folder: Path, inside: Glance) -> list[Path]:
+    names = () if inside.pictures else inside.files
+    return [folder / name for name in names if name.lower().endswith(ENDINGS)]
 
 
 def _missing(what: str, error: ImportError) -> DataError:

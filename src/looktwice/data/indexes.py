@@ -1,14 +1,16 @@
 """Indexes of folders and shards, kept in the user's cache so that the next start is instant.
 
-They are arrays in safetensors files, which hold no code. A damaged one is made again; one that
-cannot be written is done without.
+They are arrays in safetensors files, which hold no code, with a checksum. A damaged one is made
+again; one that cannot be written is done without.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -25,8 +27,8 @@ from looktwice.storage import write_atomic
 VERSION: Final = "1"
 """Of what is in an index; others are not read."""
 
-MAX_KEPT: Final = 4096
-"""Indexes; beyond that the ones used longest ago go."""
+DAYS_KEPT: Final = 90
+"""After which an index goes that nobody used."""
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -42,10 +44,11 @@ def load(key: str) -> dict[str, NDArray[Any]] | None:
     # Whatever reading damage raises, the remedy is the same: to scan again.
     with contextlib.suppress(Exception):
         with safetensors.safe_open(path, framework="np") as file:
-            if (file.metadata() or {}).get("key") != f"{VERSION} {key}":
-                return None
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        os.utime(path)
+            if file.metadata() != _metadata(key, found):
+                return None
+        with contextlib.suppress(OSError):  # another user's cache
+            os.utime(path)
         return found
     return None
 
@@ -54,9 +57,7 @@ def store(key: str, arrays: Arrays) -> None:
     """Keep arrays under a key; where the cache cannot be written nothing is kept."""
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with contextlib.suppress(RunError):
-        write_atomic(
-            _path(key), safetensors.numpy.save(plain, metadata={"key": f"{VERSION} {key}"})
-        )
+        write_atomic(_path(key), safetensors.numpy.save(plain, metadata=_metadata(key, plain)))
         _prune(cache_folder())
 
 
@@ -73,18 +74,25 @@ def unpacked(data: NDArray[np.uint8], count: int) -> list[str]:
     return texts
 
 
+def _metadata(key: str, arrays: Arrays) -> dict[str, str]:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}\0".encode())
+        digest.update(array.tobytes())
+    return {"key": f"{VERSION} {key}", "sha256": digest.hexdigest()}
+
+
 def _path(key: str) -> Path:
     name = hashlib.sha256(os.fsencode(key)).hexdigest()[:32]
     return cache_folder() / f"{name}.safetensors"
 
 
+@functools.cache
 def _prune(folder: Path) -> None:
+    """Remove what was not used for long; once a process, since a data set has many shards."""
+    oldest = time.time() - DAYS_KEPT * 86_400
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries]
-    if len(names) > MAX_KEPT:
-        ages: dict[float, Path] = {}
-        for name in names:
+        for entry in entries:
             with contextlib.suppress(OSError):  # another process may have pruned it
-                ages[(folder / name).stat().st_mtime] = folder / name
-        for age in sorted(ages)[: len(names) - MAX_KEPT]:
-            ages[age].unlink(missing_ok=True)
+                if entry.stat().st_mtime < oldest:
+                    os.unlink(entry.path)  # noqa: PTH108

@@ -298,8 +298,7 @@ class Loader:
                 return read(index)
             except BadPictureError as error:
                 task.bad[index] = BadPicture(error.identifier, error.reason)
-            if len(task.bad) == len(self._source):
-                self._check_bad(task.bad)
+            self._check_bad(task.bad)
             index = (index + 1) % len(self._source)
 
     def _accept(self, batch: Batch, bad: dict[int, BadPicture]) -> Batch:

@@ -18,6 +18,7 @@ from looktwice.data.hub import holds_tables, is_hub, open_hub, open_table_files
 from looktwice.data.idx import holds_idx, open_idx
 from looktwice.data.named import DATA_SETS, open_named
 from looktwice.data.remote import is_remote, open_remote
+from looktwice.data.scan import glance
 from looktwice.data.shards import (
     holds_shards,
     is_pattern,
@@ -117,7 +118,9 @@ def open_official(
 
     Arguments and errors are those of `open_source`.
     """
-    path = None if isinstance(data, Source | np.ndarray | tuple) else _path(os.fspath(data))
+    if isinstance(data, os.PathLike):  # never a name; `Path` drops the ./ that tells folders
+        data = os.path.join(".", data)  # noqa: PTH118
+    path = _path(data) if isinstance(data, str) else None
     chosen = read_class_list(classes) if classes else None
     named = DATA_SETS.get(data) if isinstance(data, str) else None
     if chosen and not (named.has_classes if named else isinstance(path, Path) and path.is_dir()):
@@ -136,7 +139,7 @@ def open_official(
         return open_remote(path) if is_remote(path) else open_pattern(path)
     if path is None:
         place = None if root is None else Path(root).expanduser()
-        return open_named(os.fspath(data), place, may_download=download, chosen=chosen)
+        return open_named(data, place, may_download=download, chosen=chosen)
     if path.is_file():
         return FILES[path.suffix.lower()](path)
     return open_folder(path, chosen) if chosen else _open_folder(path)
@@ -152,7 +155,12 @@ def _path(name: str) -> Path | str | None:
         return None
     if is_remote(name) or is_hub(name):
         return name
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:  # a name too long; a user that is not known
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"there is no folder or file {name!r} ({reason}): check it") from error
     if is_pattern(name) and not path.exists():
         return str(path)
     if path.is_dir() or (path.is_file() and path.suffix.lower() in FILES):
@@ -178,9 +186,10 @@ def _open_folder(folder: Path) -> dict[str, Source]:
         return open_idx(folder)
     if holds_arrays(folder):
         return open_arrays(folder)
-    if holds_tables(folder):
+    inside = glance(folder)
+    if holds_tables(folder, inside):
         return open_table_files(folder)
-    if holds_shards(folder):
+    if holds_shards(folder, inside):
         return open_shard_folder(folder)
-    tables = find_tables(folder)
+    tables = find_tables(folder, inside)
     return open_tables(folder, tables) if tables else open_folder(folder)

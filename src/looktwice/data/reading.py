@@ -28,10 +28,9 @@ def in_threads(
 
     def one(i: int) -> _Made | BadPictureError:
         try:
-            picture = source.image(i)
+            return make(i, source.image(i))
         except BadPictureError as error:
             return error
-        return make(i, picture)
 
     threads = len(os.sched_getaffinity(0))
     pool = ThreadPoolExecutor(threads, thread_name_prefix="looktwice-reading")

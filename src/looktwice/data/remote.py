@@ -95,9 +95,13 @@ class RemoteShard(Shard):
     @contextlib.contextmanager
     def opened(self) -> Iterator[Read]:
         """See `Shard.opened`."""
-        with self._system.open(
-            self._path, "rb", block_size=READ_AHEAD, cache_type="readahead"
-        ) as file:
+        opened = _tried(
+            lambda: self._system.open(
+                self._path, "rb", block_size=READ_AHEAD, cache_type="readahead"
+            ),
+            self._path,
+        )
+        with opened as file:
 
             def read(offset: int, size: int) -> bytes:
                 file.seek(offset)
@@ -114,15 +118,21 @@ def _check_ranges(system: AbstractFileSystem, path: str) -> None:
         DataError: nothing there, or the server gives whole files alone.
     """
     _tried(lambda: system.info(path), path)
-    try:
-        with system.open(path, "rb", block_size=BLOCK, cache_type="none") as file:
-            file.seek(BLOCK)
-            file.read(BLOCK)
-    except ValueError as error:
+
+    def part() -> bool:
+        try:
+            with system.open(path, "rb", block_size=BLOCK, cache_type="none") as file:
+                file.seek(BLOCK)
+                file.read(BLOCK)
+        except ValueError:
+            return False
+        return True
+
+    if not _tried(part, path):
         raise DataError(
             f"the server of {path!r} gives no parts of files: use one that answers range requests, "
             "or download the shards"
-        ) from error
+        )
 
 
 def _tried(ask: Callable[[], _Made], path: str) -> _Made:

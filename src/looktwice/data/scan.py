@@ -7,6 +7,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
@@ -31,6 +32,47 @@ _ENDINGS: Final = tuple(ending.encode() for ending in EXTENSIONS)
 _RUN: Final = {b"config.toml", b"environment.json"}
 
 _Status = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What lies directly in a folder and is not hidden, in the order of the bytes of names.
+
+    Attributes:
+        folders: names; links to folders are some.
+        files: names of those that are no pictures.
+        pictures: whether there are any.
+    """
+
+    folders: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    pictures: bool = False
+
+
+def glance(folder: Path) -> Glance:
+    """Look into a folder, not below it; in one that cannot be read is nothing.
+
+    It is told about where the folder is scanned.
+    """
+    folders, files, pictures = [], [], False
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False) or (
+                    entry.is_symlink() and os.path.isdir(entry.path)  # noqa: PTH112
+                ):
+                    folders.append(entry.name)
+                elif entry.name.lower().endswith(EXTENSIONS):
+                    pictures = True
+                else:
+                    files.append(entry.name)
+    except OSError:
+        return Glance()
+    return Glance(
+        tuple(sorted(folders, key=os.fsencode)), tuple(sorted(files, key=os.fsencode)), pictures
+    )
 
 
 def list_pictures(root: Path) -> Paths:

@@ -30,7 +30,7 @@ from looktwice.data.class_names import number_labels, read_names
 from looktwice.data.files import Files, Paths, printable, probe_channels, read_regular
 from looktwice.data.folders import CLASS_LISTS, SPLIT_FOLDERS, split_of
 from looktwice.data.progress import ProgressLine
-from looktwice.data.scan import EXTENSIONS
+from looktwice.data.scan import EXTENSIONS, Glance, glance
 from looktwice.data.sources import FileSource, Labels, Source
 from looktwice.data.tar import Member, Read, members
 from looktwice.errors import DataError
@@ -151,9 +151,9 @@ class ShardFiles(Files):
         return digest.digest()
 
 
-def holds_shards(folder: Path) -> bool:
+def holds_shards(folder: Path, inside: Glance) -> bool:
     """Tell whether a folder, or each folder in it, named as splits, has .tar files alone."""
-    return bool(_shard_files(folder))
+    return bool(_shard_files(folder, inside))
 
 
 def open_shard_folder(folder: Path) -> dict[str, Source]:
@@ -167,7 +167,7 @@ def open_shard_folder(folder: Path) -> dict[str, Source]:
     """
     parts = {
         split: [LocalShard(str(folder / file), printable(file)) for file in files]
-        for split, files in _shard_files(folder).items()
+        for split, files in _shard_files(folder, glance(folder)).items()
     }
     return open_shards(parts, printable(str(folder)), _listed(folder))
 
@@ -222,7 +222,8 @@ def _expanded(pattern: str) -> Iterator[str]:
         return
     first, last, choices = found.groups()
     width = len(first or "")
-    steps = range(int(first), int(last) + 1) if first else ()
+    ends = (int(first), int(last)) if first else (1, 0)
+    steps = range(ends[0], ends[1] + 1) or range(ends[0], ends[1] - 1, -1)
     for middle in (f"{n:0{width}}" for n in steps) if first else choices.split(","):
         yield from _expanded(f"{pattern[: found.start()]}{middle}{pattern[found.end() :]}")
 
@@ -463,36 +464,26 @@ def _numbered(
     return {s: v for s, v in found.items() if v is not None}, names
 
 
-def _shard_files(folder: Path) -> dict[str, list[str]]:
+def _shard_files(folder: Path, inside: Glance) -> dict[str, list[str]]:
     """Return the shards of a folder by split, as paths in it; nothing where it holds others."""
-    tars, folders = _tars(folder)
+    tars = _tars(inside)
     found: dict[str, list[str]] = {}
-    if tars and not folders:
+    if tars and not inside.folders:
         for file in tars:
             found.setdefault(split_of(file), []).append(file)
-    elif folders and all(name.lower() in SPLIT_FOLDERS for name in folders):
-        for name in folders:
-            inner, deeper = _tars(folder / name)
-            if not inner or deeper:
+    elif inside.folders and all(name.lower() in SPLIT_FOLDERS for name in inside.folders):
+        for name in inside.folders:
+            inner = glance(folder / name)
+            if not _tars(inner) or inner.folders:
                 return {}
             split = SPLIT_FOLDERS[name.lower()]
-            found.setdefault(split, []).extend(f"{name}/{file}" for file in inner)
+            found.setdefault(split, []).extend(f"{name}/{file}" for file in _tars(inner))
     return found
 
 
-def _tars(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the .tar files and the folders in a folder; no tar where there is a picture, too."""
-    try:
-        with os.scandir(folder) as entries:
-            kinds = {e.name: e.is_dir() for e in entries if not e.name.startswith(".")}
-    except OSError:
-        return [], []  # a folder that cannot be read is told about where folders are scanned
-    names = sorted(kinds, key=os.fsencode)
-    files = [name for name in names if not kinds[name]]
-    if any(name.lower().endswith(EXTENSIONS) for name in files):
-        files = []
-    tars = [name for name in files if name.lower().endswith(".tar")]
-    return tars, [name for name in names if kinds[name]]
+def _tars(inside: Glance) -> list[str]:
+    """Return the .tar files in a folder; none where there is a picture, too."""
+    return [name for name in inside.files if name.lower().endswith(".tar") and not inside.pictures]
 
 
 def _matching(name: str) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, final
+from typing import Any, Final, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,12 @@ from looktwice.errors import BadPictureError, DataError
 
 Labels = NDArray[np.int64]
 _Made = TypeVar("_Made")
+
+_OF_THE_MACHINE: Final = (
+    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.ENODEV,
+    errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+)  # fmt: skip
+"""What the system says where a disk, a server or this process fails, and no picture is bad."""
 
 
 class Source(ABC):
@@ -80,6 +87,7 @@ class Source(ABC):
 
         Raises:
             BadPictureError: it cannot be read.
+            DataError: nothing can, since a disk or a server fails.
         """
         return None
 
@@ -170,6 +178,9 @@ class FileSource(Source):
         class_names: one a label, or None.
         ground: what lies under transparent parts.
         skipped: as `Source.skipped`.
+
+    Raises:
+        DataError: labels of another length.
     """
 
     def __init__(
@@ -183,6 +194,8 @@ class FileSource(Source):
         ground: Ground = "white",
         skipped: Mapping[str, str] | None = None,
     ) -> None:
+        if labels is not None and len(labels) != len(files):
+            raise DataError(f"there are {len(labels)} labels for {len(files)} pictures of {name!r}")
         super().__init__(name, channels, labels, class_names)
         self._files = files
         self._ground = ground
@@ -208,7 +221,15 @@ class FileSource(Source):
     def file(self, i: int) -> bytes | None:
         """See `Source.file`."""
         with self._named(i, OSError):
-            return self._files.read(i)
+            try:
+                return self._files.read(i)
+            except OSError as error:
+                if error.errno not in _OF_THE_MACHINE:
+                    raise
+                raise DataError(
+                    f"{self.identifier(i)!r} in {self.name!r} cannot be read: {error.strerror}; "
+                    "mend the disk, the connection or the limit, or remove it; then go on"
+                ) from error
 
     def over(self, ground: Ground) -> Source:
         """See `Source.over`."""

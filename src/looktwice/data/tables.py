@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from looktwice.data.class_names import number_labels
-from looktwice.data.files import FolderFiles, printable, probe_channels
+from looktwice.data.files import FolderFiles, Paths, printable, probe_channels
 from looktwice.data.folders import SPLIT_FOLDERS
+from looktwice.data.scan import Glance, glance
 from looktwice.data.sources import FileSource, Source
 from looktwice.errors import DataError, did_you_mean
 
@@ -42,14 +43,30 @@ class _Row:
     split: str
 
 
-def find_tables(folder: Path) -> list[Path]:
-    """Return the metadata of a folder, or that of its split folders; those with ``file_name``."""
-    for inner in ((folder,), tuple(folder / name for name in SPLIT_FOLDERS)):
-        paths = [path / name for path in inner for name in METADATA]
-        found = [path for path in paths if path.is_file() and _lists_files(path)]
-        if found:
-            return found
-    return []
+def find_tables(folder: Path, inside: Glance) -> list[Path]:
+    """Return the metadata of a folder, or that of its split folders; those with ``file_name``.
+
+    Raises:
+        DataError: one of the split folders has some, and another has only pictures.
+    """
+    found = _metadata(folder)
+    if found:
+        return found
+    inner = [folder / name for name in inside.folders if name.lower() in SPLIT_FOLDERS]
+    by_folder = {path: _metadata(path) for path in inner}
+    found = [path for paths in by_folder.values() for path in paths]
+    for path, paths in by_folder.items():
+        if found and not paths and glance(path) != Glance():
+            raise DataError(
+                f"{str(path)!r} has no {METADATA[0]}, but {str(found[0])!r} is there: list the "
+                "pictures of each split, or of none"
+            )
+    return found
+
+
+def _metadata(folder: Path) -> list[Path]:
+    paths = [folder / name for name in METADATA]
+    return [path for path in paths if path.is_file() and _lists_files(path)]
 
 
 def open_table(path: Path) -> dict[str, Source]:
@@ -72,7 +89,7 @@ def open_tables(folder: Path, paths: list[Path]) -> dict[str, Source]:
     rows: list[_Row] = []
     for path in paths:
         inner = path.parent.relative_to(folder).as_posix().lstrip(".")
-        split = SPLIT_FOLDERS[inner] if inner else "train"
+        split = SPLIT_FOLDERS[inner.lower()] if inner else "train"
         rows += _rows(path, f"{inner}/" if inner else "", split)
     return _open(folder, rows, folder)
 
@@ -84,20 +101,28 @@ def _open(root: Path, rows: list[_Row], named: Path) -> dict[str, Source]:
     if "train" not in splits:
         raise DataError(f"{name!r} has no pictures in the train split: add some")
     parts = {split: _in(rows, split) for split in splits}
-    channels = probe_channels(FolderFiles(root, [row.file for row in parts["train"]]))
+    files = {split: FolderFiles(root, _paths(part)) for split, part in parts.items()}
+    channels = probe_channels(files["train"])
     numeric = all(_INTEGER.fullmatch(str(row.label)) for row in rows if row.label is not None)
     values = {split: _values(part, split, name, numeric) for split, part in parts.items()}
     labels, class_names = number_labels(values, name)
     return {
         split: FileSource(
-            FolderFiles(root, [row.file for row in part]),
+            files[split],
             name=name,
             channels=channels,
             labels=labels[split],
             class_names=None if labels[split] is None else class_names,
         )
-        for split, part in parts.items()
+        for split in parts
     }
+
+
+def _paths(rows: list[_Row]) -> Paths:
+    numbers: dict[str, int] = {}
+    split = [os.path.split(row.file) for row in rows]
+    folder_of = [numbers.setdefault(folder, len(numbers)) for folder, _ in split]
+    return Paths.of(tuple(numbers), folder_of, (os.fsencode(name) for _, name in split))
 
 
 def _in(rows: list[_Row], split: str) -> list[_Row]:
@@ -195,7 +220,7 @@ def _json_lines(text: str, path: Path) -> Iterator[tuple[int, dict[Any, Any]]]:
 
 
 def _csv_lines(text: str, path: Path) -> Iterator[tuple[int, dict[Any, Any]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     try:
         for record in reader:
             if None in record or None in record.values():
