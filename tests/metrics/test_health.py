@@ -16,6 +16,7 @@ from looktwice.metrics import (
     PATIENCE,
     Health,
     bound_in_blocks,
+    contrastive_top1,
     health_verdict,
     invariance,
     measure_health,
@@ -337,3 +338,17 @@ def test_real_embeddings_that_collapse_are_named():
         "collapsed: 1.0 of 32"
     )
     assert health_verdict(measure_health(spread, shaken, 0.2), untrained).startswith("healthy")
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_top1_ranks_as_the_loss_does(normalize):
+    generator = np.random.default_rng(4)
+    z = generator.normal(size=(80, 6)) * generator.lognormal(sigma=1.0, size=(80, 1))
+    z[40:] = z[:40] + 0.8 * z[40:]
+    rows = z / np.linalg.norm(z, axis=1, keepdims=True) if normalize else z
+    similarity = rows @ rows.T
+    np.fill_diagonal(similarity, -np.inf)
+    expected = np.mean(similarity.argmax(axis=1) == np.roll(np.arange(80), 40))
+    found = contrastive_top1(torch.tensor(z[:40]), torch.tensor(z[40:]), normalize=normalize)
+    assert found == pytest.approx(expected)
+    assert 0.1 < expected < 0.9

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import itertools
 import math
@@ -8,16 +9,22 @@ import re
 import shlex
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from studies import results
 
-from looktwice.report import figures, numbers, words
+from looktwice.report import charts, figures, numbers, words
 from looktwice.report.pictures import thumbnail
 from looktwice.report.record import RunRecord
+from looktwice.report.study import render_study
+from looktwice.study import Plan
+from looktwice.study.results import AGREES, Difference, Verdict
+from looktwice.study.statistics import Estimate
 
 
 @given(
@@ -173,3 +180,19 @@ def test_pictures_keep_their_pixels(height: int, width: int, shown: int, crisp: 
         np.testing.assert_array_equal(np.asarray(image), pixels)
     else:
         assert image.width <= min(width, 2 * shown + 1)
+
+
+@pytest.mark.parametrize("kind", ["dots", "scatter", "bars"])
+def test_names_of_any_kind_leave_a_figure_whole(kind: str) -> None:
+    names = ("d'image sans flou", "'DejaVu Sans' <b>", '-- style="a \'sans --> ;"')
+    ElementTree.fromstring(charts.as_file(results(kind, names)))
+
+
+def test_differences_have_the_unit_of_their_measure() -> None:
+    found = results("dots", shipped="large-batch")
+    away = Estimate(0.0041, 0.0002, (0.0035, 0.0047), 0.0002, 2.0, 3)
+    claim = dataclasses.replace(found.study.claims[0], measure="gradient-end")
+    verdict = Verdict(claim, AGREES, (Difference("a-b", "c", away, 0.0004),))
+    plan = Plan(found.study, "x", (), 3, 100, Path())
+    page = render_study(dataclasses.replace(found, verdicts=(verdict,)), plan, command="x")
+    assert "a-b − c: +0.0041 [+0.0035 to +0.0047], above, p &lt; 0.001" in page

@@ -14,6 +14,7 @@ from looktwice.study.measures import check_measures
 from looktwice.study.planning import plan
 
 BASE = 'recipe = "simclr-tiny"\n[settings]\ntrain.epochs = 1.0\n'
+CLAIM = "[variants]\na = {}\nb = {}\n[[claims]]\ntext = 'x'\nhigher = ['a']\nlower = ['b']\n"
 EMOJI = ("composition", "color-histogram", "color-strength", "head", "downcrop", "aug-plus",
          "mutual-information", "cost")  # fmt: skip
 
@@ -126,6 +127,11 @@ def test_widths_are_named_with_their_millions_of_parameters():
         ("[variants]\na = {}\n[[claims]]\ntext = 'x'\nhigher = ['a']\nlower = ['c']", "'c'"),
         ("[variants]\na = {}\n[[claims]]\ntext = 'x'", "higher and lower"),
         ("[variants]\na = {}\n[published.values]\nb = 3.0", "no variant is called 'b'"),
+        (CLAIM + "measure = 'linaer'", "'linaer' is not measured. Did you mean 'linear'?"),
+        (CLAIM + "mesure = 'knn'", "unknown key 'mesure'. Did you mean 'measure'?"),
+        ("[variants]\na = {}\n[published]\nwaht = 'x'", "unknown key 'waht'"),
+        ("[variants]\na = {}\n[figure]\nkind = 'lines'\nx = 'n'", "no axis is called 'n'"),
+        ("[variants]\na = {}\n[figure]\nkind = 'scatter'\nx = 'n'", "'n' is not measured"),
         ("compare = ['a']\n[variants]\na = {}", "pairs of names"),
         ("[pairs]\ngray = []", "size = pixels"),
         ("recipe = [", "not valid TOML"),

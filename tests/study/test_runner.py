@@ -1,5 +1,6 @@
 """Running studies: the same table however they were interrupted, shared out or repeated."""
 
+import dataclasses
 import json
 import os
 import random
@@ -13,11 +14,10 @@ import pytest
 from small_study import STUDY, made
 
 from looktwice.cli import main
+from looktwice.data import open_splits
 from looktwice.errors import UsageError
-from looktwice.run import Run
 from looktwice.study import as_json, open_study, plan, read_results, table
 from looktwice.study.planning import shard
-from looktwice.study.store import read_measures
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_a_study_has_every_variant_seed_and_baseline(undisturbed):
 
 def test_baselines_are_measured_once_and_of_the_reference(undisturbed):
     _, planned, _, _ = undisturbed
-    rows = {task.variant: read_measures(Run(task.folder)).keys() for task in planned.tasks}
+    rows = {task.variant: task.measured().keys() for task in planned.tasks}
     assert rows["0.5"] == {"encoder", "raw-pixels", "untrained"}
     assert rows["1"] == {"encoder"}
 
@@ -208,3 +208,42 @@ def test_the_command_lists_refuses_and_prints_json(undisturbed, pictures, capsys
     assert [row["name"] for row in found["rows"]] == ["0.5", "1"]
     for name in ("results.json", "results.csv", "results.md", "figure.svg", "report.html"):
         assert (folder / "s" / name).stat().st_size > 100
+
+
+def test_runs_made_beside_others_tell_no_times(undisturbed, pictures):
+    _, planned, results, _ = undisturbed
+    assert "seconds" in results.measures
+    config = planned.tasks[-1].folder / "config.toml"
+    before = config.read_text()
+    threads = planned.tasks[-1].config.train.threads
+    config.write_text(before.replace(f"threads = {threads}", f"threads = {threads + 1}"))
+    try:
+        assert "seconds" not in read_results(planned, timed=True).measures
+    finally:
+        config.write_text(before)
+    assert "seconds" in read_results(planned, timed=True).measures
+
+
+def test_what_was_measured_on_other_test_pictures_is_measured_anew(undisturbed, pictures, tmp_path):
+    _, planned, _, _ = undisturbed
+    others = tmp_path / "pictures"
+    shutil.copytree(pictures, others)
+    before = open_splits(others)
+    classes = sorted(path for path in others.iterdir() if path.is_dir())
+    moved = before.test.identifier(0)
+    (others / moved).rename(next(c for c in classes if c.name not in moved) / "moved.png")
+    assert open_splits(others).fingerprint() != before.fingerprint()
+    task = planned.tasks[0]
+    assert not task.missing()
+    other = dataclasses.replace(task, pictures=open_splits(others).fingerprint())
+    assert other.missing()["encoder"] == ["linear", "knn"]
+
+
+def test_one_seed_is_valid_json(undisturbed, pictures, monkeypatch, capsys):
+    folder, *_ = undisturbed
+    monkeypatch.chdir(folder)
+    assert main(["study", "s.toml", "-d", str(pictures), "--seeds", "1", "-o", ".", "--json"]) == 0
+    strict = {"parse_constant": lambda name: pytest.fail(f"{name} is not JSON")}
+    found = json.loads(capsys.readouterr().out, **strict)
+    json.loads((folder / "s" / "results.json").read_text(), **strict)
+    assert found["rows"][0]["measures"]["seconds"]["interval"] == [None, None]

@@ -48,13 +48,15 @@ def test_pictures_are_in_it_and_the_recipes_name_is_not():
 
 def test_measures_are_added_to_those_before(tmp_path):
     run = Run(tmp_path)
-    assert store.read_measures(run) == {}
-    store.add_measures(run, {"encoder": {"knn": {"value": 1}}})
-    store.add_measures(run, {"encoder": {"linear": {"value": 2}}, "untrained": {}})
-    assert store.read_measures(run)["encoder"] == {"knn": {"value": 1}, "linear": {"value": 2}}
-    store.measures_file(run).write_text("{")
-    with pytest.raises(RunError, match="damaged"):
-        store.read_measures(run)
+    assert store.read_measures(run, "p") == {}
+    store.add_measures(run, "p", {"encoder": {"knn": {"value": 1}}})
+    store.add_measures(run, "p", {"encoder": {"linear": {"value": 2}}, "untrained": {}})
+    assert store.read_measures(run, "p")["encoder"] == {"knn": {"value": 1}, "linear": {"value": 2}}
+    assert store.read_measures(run, "other pictures") == {}
+    for damage in ("{", "[]", "{}"):
+        store.measures_file(run).write_text(damage)
+        with pytest.raises(RunError, match="damaged"):
+            store.read_measures(run, "p")
 
 
 def test_a_place_is_held_by_one(tmp_path):

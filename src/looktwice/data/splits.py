@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -38,6 +39,11 @@ class Splits:
         """Return the splits with the transparent parts of all pictures over a ground."""
         test = self.test and self.test.over(ground)
         return Splits(self.train.over(ground), self.validation.over(ground), test)
+
+    def fingerprint(self) -> str:
+        """Return a sha256 (hex) of all three, as `Source.fingerprint`."""
+        parts = [part.fingerprint() for part in (self.train, self.validation, self.test) if part]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def carve(

@@ -127,7 +127,7 @@ def evaluate_target(
         "protocol": protocol,
         "seed": seed,
         **given,
-        "pictures_sha256": subject.splits.train.fingerprint(),
+        "pictures_sha256": subject.splits.fingerprint(),
         "weights_sha256": fingerprint(subject.encoder),
         "image_size": subject.encoder.spec.image_size,
     }

@@ -47,9 +47,11 @@ class Method(nn.Module, ABC):
         uses_labels: whether the loss looks at labels.
         shuffles: whether `embed_target` sees the pictures of a batch in another order, so that
             they fall into other batch-norm groups (shuffling BN, arXiv 1911.05722, section 3.3).
+        normalize: whether `top1` compares embeddings by cosine, else by dot product.
     """
 
     backbone: nn.Module
+    normalize: bool = True
     uses_labels: bool = False
     shuffles: bool = False
 
@@ -84,7 +86,7 @@ class Method(nn.Module, ABC):
     def top1(self, batch: Embedded) -> float:
         """Return how often the task is solved, 0-1: by default of first views for last ones."""
         other = batch.online if batch.target is None else batch.target
-        return contrastive_top1(batch.online[:, 0], other[:, -1])
+        return contrastive_top1(batch.online[:, 0], other[:, -1], normalize=self.normalize)
 
 
 def sum_of_means(losses: Sequence[Tensor], pairs: Pairs) -> Tensor:

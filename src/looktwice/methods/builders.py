@@ -75,6 +75,7 @@ def build_method(config: MethodConfig, parts: Parts, own: OwnMethod | None = Non
         method = own(parts.backbone, parts.projection_head)
     else:
         method = METHODS[config.name](config, parts)
+        method.normalize = config.normalize
     if method.uses_labels and not parts.num_classes:
         raise UsageError(f"method.name {config.name} needs labels, and these pictures have none")
     if config.name not in ("supervised", OWN) and parts.num_views < 2:

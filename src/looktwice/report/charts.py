@@ -32,6 +32,7 @@ NARROW: Final = 340
 NAME_LENGTH: Final = 36  # letters
 _POINTS: Final = 72.0
 _SIZE: Final = 11.5  # of text, CSS pixels
+_FONTS: Final = re.compile(r"'[^']*(?:DejaVu|sans)[^;\"]*")
 _ROW: Final = 27.0  # pixels a variant
 _MOST_WEIGHT: Final = 8.0
 _PANEL: Final = 190.0  # pixels: height of a panel of lines
@@ -165,7 +166,8 @@ def _as_svg(figure: Figure, salt: str) -> str:
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     for said, name, _, _ in _COLOURS.values():
         text = text.replace(said, f"var({name})")
-    text = re.sub(r"'[^']*(?:DejaVu|sans)[^;\"]*", "system-ui, sans-serif", text)
+    # In the elements' own styles: names that are shown may speak of fonts, too.
+    text = re.sub(r"<text\b[^>]*>", lambda tag: _FONTS.sub("system-ui, sans-serif", tag[0]), text)
     return text.strip()
 
 

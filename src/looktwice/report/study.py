@@ -11,14 +11,12 @@ from markupsafe import Markup
 
 from looktwice.report import charts, numbers
 from looktwice.report.templating import render_page
-from looktwice.run import Run
 from looktwice.storage import write_atomic
 from looktwice.study import Found, Plan, Results
 from looktwice.study.measures import ENCODER, UNITS, title
-from looktwice.study.results import AGREES, CANNOT_TELL, DISAGREES, Difference
+from looktwice.study.results import AGREES, CANNOT_TELL, DISAGREES, Difference, Verdict
 from looktwice.study.statistics import Estimate
-from looktwice.study.store import read_measures
-from looktwice.study.tables import shown, signed
+from looktwice.study.tables import p_value, shown, signed
 
 WARN_SEEDS = 3  # fewer seeds, and intervals say little about other seeds
 
@@ -89,8 +87,7 @@ def render_study(results: Results, plan: Plan, *, command: str, search: Found | 
         weights=[Markup(charts.draw_weights(w)) for w in (charts.WIDE, charts.NARROW)]
         if study.figure.also == "negative-weights"
         else None,
-        claims=[_judged(verdict.claim.text, verdict.outcome, verdict.differences)
-                for verdict in results.verdicts],
+        claims=[_judged(verdict) for verdict in results.verdicts],
         measures=[_heading(measure) for measure in results.measures],
         main=title(study.measures[0]),
         lines=_table(results),
@@ -157,8 +154,9 @@ def _evidence(results: Results) -> str:
     pictures = numbers.plural(results.test_pictures, "test picture")
     on = f" and {pictures}, every class with equal weight" if results.test_pictures else ""
     return (
-        f"{many} {word} a variant{on}. Intervals of 95 % cover both; "
-        "differences are of equal seeds and pictures, their p-values corrected by Holm's method."
+        f"{many} {word} a variant{on}. Intervals of 95 % cover seeds, and test pictures where "
+        "these are scored; differences are of equal seeds and pictures, their p-values corrected "
+        "by Holm's method over the table, a claim's over its own."
     )
 
 
@@ -219,21 +217,24 @@ def _minus(text: str) -> str:
     return text.replace("-", numbers.MINUS)
 
 
-def _judged(text: str, outcome: str, differences: Sequence[Difference]) -> Judged:
-    return Judged(text, outcome, tuple(_pair(d) for d in differences))
+def _judged(verdict: Verdict) -> Judged:
+    claim = verdict.claim
+    evidence = tuple(_pair(claim.measure, difference) for difference in verdict.differences)
+    return Judged(claim.text, verdict.outcome, evidence)
 
 
-def _pair(difference: Difference) -> str:
-    low, high = (f"{100 * end:+.1f}" for end in difference.estimate.interval)
-    return _minus(
-        f"{difference.name} − {difference.other}: {100 * difference.estimate.mean:+.1f} "
-        f"[{low} to {high}], {difference.words}"
+def _pair(measure: str, difference: Difference) -> str:
+    low, high = (signed(measure, end) for end in difference.estimate.interval)
+    value = _minus(f"{signed(measure, difference.estimate.mean)} [{low} to {high}]")
+    return (
+        f"{difference.name} {numbers.MINUS} {difference.other}: {value}, {difference.words}, "
+        f"{p_value(difference)}"
     )
 
 
 def _compared(results: Results) -> Mapping[str, list[str]]:
     return {
-        title(measure): [_pair(difference) for difference in found]
+        title(measure): [_pair(measure, difference) for difference in found]
         for measure, found in results.compared.items()
         if found
     }
@@ -244,7 +245,7 @@ def _runs(plan: Plan) -> list[tuple[str, int, str, str]]:
     main = plan.study.measures[0]
     runs = []
     for task in plan.tasks:
-        record = read_measures(Run(task.folder)).get(ENCODER, {}).get(main, {})
+        record = task.measured().get(ENCODER, {}).get(main, {})
         value = record.get("balanced_accuracy", record.get("value"))
         if value is not None:
             runs.append((task.variant, task.seed, shown(main, value), task.folder.name))

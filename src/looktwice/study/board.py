@@ -13,10 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from looktwice.console import clock
-from looktwice.run import Run
 from looktwice.study.measures import ENCODER, UNITS, is_score, title
 from looktwice.study.planning import Plan
-from looktwice.study.store import read_measures
 from looktwice.study.work import Task
 
 
@@ -101,7 +99,7 @@ class Board:
             self.say(f"{waiting} runs were not begun; the same command makes them")
 
     def _add(self, task: Task) -> float | None:
-        record = read_measures(Run(task.folder)).get(ENCODER, {}).get(self._main, {})
+        record = task.measured().get(ENCODER, {}).get(self._main, {})
         value: float | None = record.get("validation_accuracy", record.get("value"))
         if value is not None:
             self._values[task.variant].append(value)

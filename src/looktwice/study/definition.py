@@ -203,7 +203,7 @@ def read_study(text: str, name: str, *, where: str, paper: bool = False) -> Stud
         compare=tuple(_comparisons(tables.get("compare", []), names, where)),
         claims=tuple(_claims(tables.get("claims", []), names, measures, where)),
         published=_published(tables.get("published", {}), names, where),
-        figure=_figure(tables.get("figure", {}), where),
+        figure=_figure(tables.get("figure", {}), [*variants[0].values], measures, where),
     )
 
 
@@ -346,15 +346,31 @@ def _check_names(asked: Iterable[str], known: Iterable[str], where: str) -> None
 def _claims(
     entries: Iterable[Mapping[str, Any]], names: list[str], measures: tuple[str, ...], where: str
 ) -> Iterator[Claim]:
+    place = f"{where}, claims"
     for entry in entries:
+        _check_keys(entry, ("text", "higher", "lower", "measure", "against"), place)
         higher, lower = (tuple(map(str, entry.get(end, ()))) for end in ("higher", "lower"))
-        place = f"{where}, claims"
         _check_names((*higher, *lower), names, place)
         if not (entry.get("text") and higher and lower):
             raise UsageError(f"{place}: a claim has a text, and names of variants higher and lower")
         measure = str(entry.get("measure", measures[0]))
+        against = str(entry.get("against", measure))
+        _check_measured((measure, against), measures, place)
         text = " ".join(str(entry["text"]).split())
-        yield Claim(text, higher, lower, measure, str(entry.get("against", measure)))
+        yield Claim(text, higher, lower, measure, against)
+
+
+def _check_measured(asked: Iterable[str], measures: tuple[str, ...], where: str) -> None:
+    """Raise UsageError for what is neither a measure of the study nor a part of one."""
+    for name in asked:
+        if not any(name == known or name.startswith(f"{known}-") for known in measures):
+            raise UsageError(f"{where}: {name!r} is not measured.{did_you_mean(name, measures)}")
+
+
+def _check_keys(table: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise UsageError(f"{where}: unknown key {key!r}.{did_you_mean(key, known)}")
 
 
 def _comparisons(entries: Iterable[Any], names: list[str], where: str) -> Iterator[tuple[str, str]]:
@@ -366,20 +382,28 @@ def _comparisons(entries: Iterable[Any], names: list[str], where: str) -> Iterat
 
 
 def _published(table: Mapping[str, Any], names: list[str], where: str) -> Published:
+    _check_keys(table, ("what", "values"), f"{where}, published")
     values = {str(name): float(value) for name, value in table.get("values", {}).items()}
     _check_names(values, names, f"{where}, published")
     return Published(str(table.get("what", "")), values)
 
 
-def _figure(table: Mapping[str, Any], where: str) -> Figure:
-    for key in table:
-        if key not in ("kind", "x", "lines", "also"):
-            raise UsageError(f"{where}, figure: unknown key {key!r}. Known: also, kind, lines, x.")
+def _figure(
+    table: Mapping[str, Any], axes: list[str], measures: tuple[str, ...], where: str
+) -> Figure:
+    _check_keys(table, ("kind", "x", "lines", "also"), f"{where}, figure")
     figure = Figure(**table)
     if figure.kind not in FIGURES:
         raise UsageError(
             f"{where}: no figure is called {figure.kind!r}.{did_you_mean(figure.kind, FIGURES)}"
         )
+    if figure.kind == "scatter":
+        _check_measured([figure.x], measures, f"{where}, figure")
+    for name in (figure.x, figure.lines) if figure.kind in ("lines", "heatmap") else ():
+        if name not in axes:
+            raise UsageError(
+                f"{where}, figure: no axis is called {name!r}.{did_you_mean(name, axes)}"
+            )
     if figure.also not in ("", *ALSO):
         raise UsageError(
             f"{where}: no second figure is called {figure.also!r}.{did_you_mean(figure.also, ALSO)}"

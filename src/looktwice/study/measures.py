@@ -61,7 +61,7 @@ UNITS: Final[Mapping[str, str]] = {
     "bound": "nats",
     "rank": "dimensions",
     "bits-png": "bits a picture",
-    "bits-pixel": "bits a pixel",
+    "bits-pixel": "bits a value",
     "gradient-start": "",
     "gradient-end": "",
     "seconds": "s",
@@ -226,9 +226,8 @@ def _contrastive(subject: Subject, seed: int) -> dict[str, Record]:  # noqa: ARG
 
 
 def _bound(subject: Subject, seed: int) -> dict[str, Record]:
-    report = health.health_report(
-        subject.encoder, subject.splits.validation, subject.policy, seed=seed
-    )
+    encoder = _at(subject.encoder, subject.policy.size)  # so that views are those of training
+    report = health.health_report(encoder, subject.splits.validation, subject.policy, seed=seed)
     infonce = report["features"]["infonce"]
     return {"bound": {"value": infonce["bound"], "ceiling": infonce["ceiling"]}}
 

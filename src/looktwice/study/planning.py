@@ -85,13 +85,13 @@ def plan(
             f"study {study.name} measures {scores[0]!r}, which needs labels, and {source!r} has "
             "none: put the pictures in one folder a class, or give measures such as 'rank'"
         )
-    train, pictures = splits.train, splits.train.fingerprint()
+    pictures = splits.train.fingerprint(), splits.fingerprint()
     tasks = tuple(
         _task(study, name, config, seed, place / RUNS, pictures)
         for seed in numbers
         for name, config in configs.items()
     )
-    return Plan(study, source, tasks, len(numbers), len(train), place / study.name)
+    return Plan(study, source, tasks, len(numbers), len(splits.train), place / study.name)
 
 
 def _config(study: Study, own: Mapping[str, object], over: Mapping[str, object]) -> Config:
@@ -106,7 +106,10 @@ def _config(study: Study, own: Mapping[str, object], over: Mapping[str, object])
     return config
 
 
-def _task(study: Study, name: str, config: Config, seed: int, runs: Path, pictures: str) -> Task:
+def _task(
+    study: Study, name: str, config: Config, seed: int, runs: Path, pictures: tuple[str, str]
+) -> Task:
+    trained_on, all_splits = pictures
     seeded = configuration.with_values(
         config,
         {"train.seed": seed, "train.monitor_every": 100000, "train.keep_last": 1},
@@ -116,7 +119,7 @@ def _task(study: Study, name: str, config: Config, seed: int, runs: Path, pictur
     wanted = {ENCODER: own}
     if name == study.reference:
         wanted |= dict.fromkeys(BASELINES, tuple(m for m in own if is_score(m, of_features=True)))
-    return Task(name, seed, seeded, runs / address(seeded, pictures), wanted)
+    return Task(name, seed, seeded, runs / address(seeded, trained_on), all_splits, wanted)
 
 
 def shard(tasks: Sequence[Task], text: str | None) -> list[Task]:

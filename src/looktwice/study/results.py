@@ -13,7 +13,6 @@ from looktwice.study.definition import Claim, Study
 from looktwice.study.measures import BASELINES, ENCODER, parts, title
 from looktwice.study.planning import Plan
 from looktwice.study.statistics import Estimate, holm, over_pictures, over_seeds
-from looktwice.study.store import read_measures
 from looktwice.study.work import Task
 
 SIGNIFICANT: Final = 0.05
@@ -32,7 +31,8 @@ class Difference:
         name: of the variant; with its measure, where a claim compares two measures.
         other: what is subtracted.
         estimate: of the difference.
-        p: two-sided, Holm's correction over all differences of the measure in the table.
+        p: two-sided, Holm's correction over all differences of the measure in the table, or over
+            those of a claim.
     """
 
     name: str
@@ -122,7 +122,7 @@ def read_results(plan: Plan, *, timed: bool = False) -> Results:
 
     Args:
         plan: of the study.
-        timed: whether its runs were made one at a time.
+        timed: whether costs are told: if all runs were made as the plan says, one at a time.
 
     Raises:
         RunError: a damaged file of a run.
@@ -157,9 +157,15 @@ def read_results(plan: Plan, *, timed: bool = False) -> Results:
         compared=compared,
         verdicts=tuple(_verdict(claim, found) for claim in study.claims),
         missing=sum(bool(task.missing()) for task in plan.tasks),
-        timed=timed,
+        timed=timed and all(map(_made_as_planned, plan.tasks)),
         test_pictures=_test_pictures(reference),
     )
+
+
+def _made_as_planned(task: Task) -> bool:
+    """Tell whether a run, if it is there, had the threads that it would have had now."""
+    run = Run(task.folder)
+    return not task.measured() or run.config().train.threads == task.config.train.threads
 
 
 def _by_variant(plan: Plan) -> dict[str, list[Task]]:
@@ -172,7 +178,7 @@ def _by_measure(tasks: Sequence[Task], row: str) -> dict[str, dict[int, Any]]:
     for task in tasks:
         asked = [parts(name) for name in (*task.wanted.get(row, ()), *COSTS)]
         if Run(task.folder).summary_file.exists():
-            for measure, record in read_measures(Run(task.folder)).get(row, {}).items():
+            for measure, record in task.measured().get(row, {}).items():
                 if any(is_asked(measure) for is_asked in asked):
                     found.setdefault(measure, {})[task.seed] = record
     return found
@@ -192,12 +198,17 @@ def _estimate(records: Records) -> Estimate:
     first = next(iter(records.values()))
     if "value" in first:
         return over_seeds([records[seed]["value"] for seed in sorted(records)])
-    return over_pictures(_shares(records, sorted(records)), np.asarray(first["truth"]))
+    return over_pictures(_shares(records, sorted(records)), _truth(records, sorted(records)))
 
 
 def _shares(records: Records, seeds: Sequence[int]) -> Any:
     """Return in what share of its draws each picture was right with each seed, (S, T)."""
     return np.stack([_right(records[seed]) for seed in seeds])
+
+
+def _truth(records: Records, seeds: Sequence[int]) -> Any:
+    """Return the classes of the pictures with each seed, (S, T)."""
+    return np.array([records[seed]["truth"] for seed in seeds])
 
 
 def _right(record: Mapping[str, Any]) -> Any:
@@ -241,10 +252,9 @@ def _difference(ours: Records, theirs: Records) -> Estimate | None:
         return None
     if "value" in ours[seeds[0]]:
         return over_seeds([ours[seed]["value"] - theirs[seed]["value"] for seed in seeds])
-    truth = np.asarray(ours[seeds[0]]["truth"])
     if any(ours[seed]["truth"] != theirs[seed]["truth"] for seed in seeds):
         return None  # an encoder could not read all of the other's pictures
-    return over_pictures(_shares(ours, seeds) - _shares(theirs, seeds), truth)
+    return over_pictures(_shares(ours, seeds) - _shares(theirs, seeds), _truth(ours, seeds))
 
 
 def _verdict(claim: Claim, found: Mapping[str, Mapping[str, Records]]) -> Verdict:

@@ -25,9 +25,9 @@ from looktwice import config as configuration
 from looktwice.augment import Policy, to_toml
 from looktwice.config import Config
 from looktwice.data import Source
-from looktwice.errors import UsageError
+from looktwice.errors import RunError, UsageError
 from looktwice.features import readable
-from looktwice.run import Run, build_policy, open_data
+from looktwice.run import build_policy, open_data
 from looktwice.storage import write_atomic
 from looktwice.study.definition import Variant, read_study
 from looktwice.study.edits import Edit, as_settings, edited, edits
@@ -36,7 +36,7 @@ from looktwice.study.measures import ENCODER
 from looktwice.study.planning import Plan, plan
 from looktwice.study.results import Difference, Results, read_results
 from looktwice.study.runner import probe, run_study
-from looktwice.study.store import address, read_measures
+from looktwice.study.store import address
 from looktwice.study.tables import write_results
 
 START: Final = "the start"
@@ -249,7 +249,11 @@ class Search:
     ) -> tuple[Plan, Results]:
         """Train both with seeds that have chosen nothing, and compare them on test."""
         made = self._plan(two, start, epochs, folder, True, PROOF_SEEDS)
-        run_study(made, jobs=self.jobs, file=self.file)
+        failed = run_study(made, jobs=self.jobs, file=self.file)
+        for run, why in failed.items():
+            raise RunError(
+                f"the policy found could not be proved: {run}: {why}; the same command goes on"
+            )
         results = read_results(made)
         write_results(results, made.folder)
         return made, results
@@ -315,7 +319,7 @@ def _scores(made: Plan) -> Scores:
     measure = made.study.measures[0]
     scores = {}
     for task in made.tasks:
-        record = read_measures(Run(task.folder)).get(ENCODER, {}).get(measure, {})
+        record = task.measured().get(ENCODER, {}).get(measure, {})
         value = record.get("validation_accuracy", record.get("value"))
         if value is not None:
             scores[task.variant] = float(value)

@@ -1,17 +1,17 @@
 """Means over seeds and test pictures, their differences, and what these allow to say.
 
 What is measured of a variant is how often each of T test pictures was right with each of S seeds,
-(S, T). Seeds and pictures are both samples: a bootstrap that resamples both (crossed, hierarchical:
-Owen 2007, arXiv 0711.3857, "pigeonhole bootstrap") gives the standard error of a mean or of a
-paired difference. Three seeds are few, and resampling them makes two things too small, which are
-mended: the share of the variance that is between seeds is scaled by S / (S - 1) (Efron & Tibshirani
-1993, equation 5.12), and intervals are taken with Student's t and Satterthwaite's degrees of
-freedom, in place of percentiles.
+(S, T). Seeds and pictures are both samples, and crossed: each seed meets each picture. So the
+variance of the mean is (MS_seeds + MS_pictures - MS_rest) / (S T), from the mean squares of a
+two-way analysis of variance with both effects random (Searle, Casella & McCulloch 1992, Variance
+Components, chapter 4), pictures within their classes; intervals are Student's t with
+Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946). A bootstrap that resamples seeds
+and pictures counts the rest, which is mostly what remains of a paired difference, three times (Owen
+2007, arXiv 0711.3857), and percentiles of three seeds cover too little.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-RESAMPLES = 2000
 COVERAGE = 0.95
 
 Doubles = NDArray[np.float64]
@@ -62,27 +61,50 @@ def balanced_weights(truth: Labels) -> Doubles:
     return weights
 
 
-def over_pictures(values: Doubles, truth: Labels, *, seed: int = 0) -> Estimate:
+def over_pictures(values: Doubles, truth: Labels) -> Estimate:
     """Estimate balanced accuracy, or a difference of two, from values (S, T).
 
     Args:
         values: share of draws in which a picture was right, or differences of two such.
-        truth: classes (T,); pictures are resampled within their class.
-        seed: of the resampling.
+        truth: classes (S, T), for most measures the same with every seed; pictures are samples of
+            their class with the first seed, classes are fixed.
     """
-    num_seeds, num_pictures = values.shape
-    weighted = values * balanced_weights(truth)
-    means: Doubles = weighted.mean(axis=1)
-    pictures, seeds = _resamples(np.asarray(truth, np.int64).tobytes(), num_seeds, seed)
-    by_seed = pictures.astype(np.float64) @ weighted.T / num_pictures  # (RESAMPLES, S)
-    picture_variance = float(by_seed.mean(axis=1).var())
+    num_seeds, _ = values.shape
+    weights = np.stack([balanced_weights(labels) for labels in truth])
+    means: Doubles = (values * weights).mean(axis=1)
+    pictures, rest = _parts_by_class(values, truth[0])
     if num_seeds == 1:
-        return _estimate(means, picture_variance, num_pictures - 1)
-    together = float((by_seed * seeds).sum(axis=1).var())
-    seed_variance = max(0.0, together - picture_variance) * num_seeds / (num_seeds - 1)
-    variance = picture_variance + seed_variance
-    freedom = _satterthwaite((picture_variance, num_pictures - 1), (seed_variance, num_seeds - 1))
-    return _estimate(means, variance, freedom)
+        return _estimate(means, sum(v for v, _ in pictures), _satterthwaite(pictures))
+    seeds = float(means.var(ddof=1)) / num_seeds, num_seeds - 1
+    variance, between = sum(v for v, _ in pictures), seeds[0] - sum(v for v, _ in rest)
+    if between <= 0:  # seeds differ by no more than chance
+        return _estimate(means, variance, _satterthwaite(pictures))
+    variance += between
+    return _estimate(means, variance, _satterthwaite([seeds, *pictures, *rest], variance))
+
+
+_Part = tuple[float, float]
+"""A share of the variance of the mean, and its degrees of freedom."""
+
+
+def _parts_by_class(values: Doubles, truth: Labels) -> tuple[list[_Part], list[_Part]]:
+    """Return what pictures, and what the rest, add to the variance of the mean, by class."""
+    labels = np.unique(truth)
+    num_seeds = len(values)
+    pictures, rest = [], []
+    for label in labels:
+        members = values[:, truth == label]
+        count = members.shape[1]
+        if count == 1:
+            continue  # how far its class's pictures differ cannot be told
+        share = 1 / (count * len(labels) ** 2)
+        means = members.mean(axis=0)
+        pictures.append((share * float(means.var(ddof=1)), count - 1))
+        if num_seeds > 1:
+            left = members - means - members.mean(axis=1, keepdims=True) + means.mean()
+            freedom = (num_seeds - 1) * (count - 1)
+            rest.append((share * float((left**2).sum()) / freedom / num_seeds, freedom))
+    return pictures, rest
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
@@ -104,41 +126,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-@functools.lru_cache(maxsize=16)
-def _resamples(truth: bytes, num_seeds: int, seed: int) -> tuple[NDArray[np.uint16], Doubles]:
-    """Draw how often pictures (RESAMPLES, T) and in what share seeds (RESAMPLES, S) are taken.
-
-    A table asks for the same again and again, for every variant and difference.
-
-    Args:
-        truth: the bytes of labels int64 (T,).
-        num_seeds: S.
-        seed: of the drawing.
-    """
-    labels = np.frombuffer(truth, np.int64)
-    generator = np.random.default_rng([seed, num_seeds, len(labels)])
-    pictures = _counts_of_pictures(labels, generator)
-    uniform = np.full(num_seeds, 1 / num_seeds)
-    return pictures.astype(np.uint16), generator.multinomial(
-        num_seeds, uniform, RESAMPLES
-    ) / num_seeds
-
-
-def _counts_of_pictures(truth: Labels, generator: np.random.Generator) -> Doubles:
-    """Return how often each picture is drawn in each resample of its class, (RESAMPLES, T)."""
-    counts = np.zeros((RESAMPLES, len(truth)))
-    for label in np.unique(truth):
-        members = np.flatnonzero(truth == label)
-        uniform = np.full(len(members), 1 / len(members))
-        counts[:, members] = generator.multinomial(len(members), uniform, RESAMPLES)
-    return counts
-
-
-def _satterthwaite(*parts: tuple[float, float]) -> float:
-    """Return the degrees of freedom of a sum of variances, each with its own."""
-    total = sum(variance for variance, _ in parts)
+def _satterthwaite(parts: Sequence[_Part], total: float | None = None) -> float:
+    """Return the degrees of freedom of a sum of parts; `total` where some are taken off."""
+    total = sum(variance for variance, _ in parts) if total is None else total
     below = sum(variance**2 / freedom for variance, freedom in parts)
-    return total**2 / below if below > 0 else min(freedom for _, freedom in parts)
+    return total**2 / below if below > 0 else min((freedom for _, freedom in parts), default=1.0)
 
 
 def _estimate(means: Doubles, variance: float, freedom: float) -> Estimate:

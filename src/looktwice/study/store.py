@@ -54,27 +54,32 @@ def measures_file(run: Run) -> Path:
     return run.path / "measures.json"
 
 
-def read_measures(run: Run) -> dict[str, dict[str, Any]]:
+def read_measures(run: Run, pictures: str) -> dict[str, dict[str, Any]]:
     """Return what was measured of a run so far, by row and measure; empty if nothing was.
+
+    Args:
+        run: finished.
+        pictures: fingerprint of all splits; what was measured on others does not count.
 
     Raises:
         RunError: the file is damaged.
     """
     file = measures_file(run)
     try:
-        found: dict[str, dict[str, Any]] = json.loads(file.read_text("utf-8"))
+        found = json.loads(file.read_text("utf-8"))
+        rows: dict[str, dict[str, Any]] = found["rows"]
+        return rows if found["pictures"] == pictures else {}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{file} is damaged ({error}); remove it, and measure again") from error
-    return found
 
 
-def add_measures(run: Run, found: dict[str, dict[str, Any]]) -> None:
-    """Add measurements, by row and measure, to those of a run."""
-    known = read_measures(run)
+def add_measures(run: Run, pictures: str, found: dict[str, dict[str, Any]]) -> None:
+    """Add measurements, by row and measure, to those of a run on the same pictures."""
+    known = read_measures(run, pictures)
     merged = {row: known.get(row, {}) | found.get(row, {}) for row in {**known, **found}}
-    write_atomic(measures_file(run), json.dumps(merged))
+    write_atomic(measures_file(run), json.dumps({"pictures": pictures, "rows": merged}))
 
 
 @contextlib.contextmanager

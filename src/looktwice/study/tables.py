@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -72,7 +73,20 @@ def signed(measure: str, value: float) -> str:
 
 
 def as_json(results: Results) -> dict[str, Any]:
-    """Return the results ready for JSON."""
+    """Return the results ready for JSON: what is not finite is None."""
+    found: dict[str, Any] = _finite(_as_plain(results))
+    return found
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _as_plain(results: Results) -> dict[str, Any]:
     return {
         "study": results.study.name,
         "title": results.study.title,
@@ -133,7 +147,7 @@ def as_csv(results: Results) -> str:
 
 def write_results(results: Results, folder: Path) -> None:
     """Write ``results.json``, ``results.csv`` and ``results.md`` into a study's folder."""
-    write_atomic(folder / "results.json", json.dumps(as_json(results), indent=1))
+    write_atomic(folder / "results.json", json.dumps(as_json(results), indent=1, allow_nan=False))
     write_atomic(folder / "results.csv", as_csv(results))
     write_atomic(folder / "results.md", as_markdown(results))
 
@@ -153,7 +167,7 @@ def as_markdown(results: Results) -> str:
         theirs = ["" if row.published is None else f"{row.published:g}"] * published
         lines.append(_line([name, *cells, gain, *theirs]))
     if results.verdicts:
-        lines += ["", _line(["claim of the source", "here", "differences, points"])]
+        lines += ["", _line(["claim of the source", "here", "differences, p over the claim's own"])]
         lines.append(_line(["---"] * 3))
     for verdict in results.verdicts:
         found = "; ".join(_pair(verdict.claim, difference) for difference in verdict.differences)
@@ -180,4 +194,9 @@ def _with_interval(measure: str, estimate: Estimate | None) -> str:
 def _pair(claim: Claim, difference: Difference) -> str:
     low, high = (signed(claim.measure, end) for end in difference.estimate.interval)
     mean = signed(claim.measure, difference.estimate.mean)
-    return f"{difference.name} - {difference.other}: {mean} [{low}, {high}]"
+    return f"{difference.name} - {difference.other}: {mean} [{low}, {high}], {p_value(difference)}"
+
+
+def p_value(difference: Difference) -> str:
+    """Return a difference's p-value as text."""
+    return "p < 0.001" if difference.p < 0.001 else f"p {difference.p:.2g}"

@@ -42,6 +42,7 @@ class Task:
         seed: of training, draws and views.
         config: resolved.
         folder: of the run.
+        pictures: fingerprint of all splits.
         wanted: names of measures, by row.
     """
 
@@ -49,17 +50,22 @@ class Task:
     seed: int
     config: Config
     folder: Path
+    pictures: str
     wanted: Mapping[str, tuple[str, ...]]
 
     def trained(self) -> bool:
         """Return whether only measures can be missing."""
         return Run(self.folder).summary_file.exists()
 
+    def measured(self) -> dict[str, dict[str, Any]]:
+        """Return what was measured so far, by row and measure. Raises as `read_measures`."""
+        return store.read_measures(Run(self.folder), self.pictures)
+
     def missing(self) -> dict[str, list[str]]:
         """Return the measures that are still to make, by row; empty when the task is done."""
         if not self.trained():
             return {row: list(names) for row, names in self.wanted.items()}
-        known = store.read_measures(Run(self.folder))
+        known = self.measured()
         missing = {
             row: [name for name in names if not any(map(parts(name), known.get(row, {})))]
             for row, names in self.wanted.items()
@@ -135,7 +141,7 @@ def perform(task: Task) -> None:
             for row, records in measure(run, splits, names, rows, seed=task.seed).items():
                 found[row] = found.get(row, {}) | records
         if found:
-            store.add_measures(run, found)
+            store.add_measures(run, task.pictures, found)
 
 
 def steps_per_second(config: Config) -> float:
