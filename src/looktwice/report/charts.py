@@ -312,9 +312,8 @@ def _lines(results: Results, width: int) -> Figure:
             _panel_of_lines(axes, rows, values, names, (x, by), (ticks, lines), measure, theirs)
         )
         axes.tick_params(axis="x", labelbottom=True, labelrotation=slant)
-        axes.set_title(
-            " · ".join(part for part in (("its source" if theirs else "here"), _text(name)) if part)
-        )
+        parts = ("its source" if theirs else "here", _text(name), f"lines: {_text(by)}")
+        axes.set_title(" · ".join(part for part in parts if part))
     for row in range(down):
         for column in range(across):
             if (row, column) not in places:
