@@ -629,7 +629,15 @@ def recipes(name: Annotated[str | None, Parameter(help="recipe to print whole")]
 
 
 def _next_commands(run: Path) -> list[str]:
-    return [f"next: looktwice eval {_q(run)} && looktwice report {_q(run)}"]
+    from looktwice.run import Run
+
+    labelled = json.loads(Run(run).summary_file.read_text("utf-8"))["labelled"]
+    if labelled:
+        return [f"next: looktwice eval {_q(run)} && looktwice report {_q(run)}"]
+    return [
+        f"next: looktwice report {_q(run)}",
+        f"with some pictures in one folder a class: looktwice eval {_q(run)} --data FOLDER",
+    ]
 
 
 def _q(path: Path) -> str:

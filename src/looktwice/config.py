@@ -119,7 +119,9 @@ class ModelConfig:
     """The network."""
 
     backbone: str = option(
-        "resnet-tiny", "resnet-tiny, or any name timm knows", flags=("--backbone",)
+        "resnet-tiny",
+        "resnet-tiny (also -half, -double), any name timm knows, or torchvision:NAME",
+        flags=("--backbone",),
     )
     stem: Literal["auto", "small", "standard"] = option(
         "auto", "small: 3×3 stride 1, no pooling; auto: small for timm's ResNets below 64-px views"
@@ -174,7 +176,7 @@ class MethodConfig:
     momentum_schedule: Literal["constant", "cosine"] = option(
         "constant", "course of that momentum: constant, or half a cosine up to 1"
     )
-    shuffle_bn: bool = option(True, "moco: keys' batch-norm groups are shuffled")
+    shuffle_bn: bool = option(True, "moco, moco-v3: keys' batch-norm groups are shuffled")
 
 
 @dataclass(frozen=True)
@@ -634,7 +636,7 @@ def _dotted(tables: Mapping[str, Any], where: str) -> dict[str, object]:
 
 def _environment(environ: Mapping[str, str]) -> Iterator[tuple[str, object]]:
     names = {ENVIRONMENT_PREFIX + key.replace(".", "_").upper(): key for key in options()}
-    reserved = {f"{ENVIRONMENT_PREFIX}RECIPE", f"{ENVIRONMENT_PREFIX}DATA"}
+    reserved = {f"{ENVIRONMENT_PREFIX}{name}" for name in ("RECIPE", "DATA", "CACHE")}
     for variable in sorted(environ):
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable in reserved:
             continue

@@ -63,7 +63,8 @@ def pretrain(
 
     Args:
         data: folder, name of a data set, or uint8 pictures (N, H, W) or (N, H, W, C), alone or
-            with integer labels (N,); labels are used to watch training, never to train.
+            with integer labels (N,); labels are used to watch training, and to train by supcon and
+            supervised alone.
         recipe: name of a shipped recipe (`looktwice recipes`).
         method: makes a method of one's own from a backbone and a projection head; `resume` needs
             it again.
@@ -573,6 +574,7 @@ def finish(run: Run, training: Training, progress: Progress, console: TrainingCo
         "epochs": round(training.num_epochs, 3),
         "pictures": progress.step * training.config.train.batch_size,
         "verdict": last["verdict"],
+        "labelled": training.splits.train.labels is not None,
         "best_step": progress.best_step if progress.best_step >= 0 else None,
         "bad_pictures": len(progress.bad_pictures),
         "skipped_steps": progress.skipped,

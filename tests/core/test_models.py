@@ -161,7 +161,7 @@ def test_starting_weights_are_loaded_or_refused(tmp_path):
         )
     with pytest.raises(UsageError, match="cannot be read"):
         build_backbone("resnet-tiny", channels=1, small_stem=False, init="weights.pt")
-    with pytest.raises(UsageError, match="needs a backbone of timm"):
+    with pytest.raises(UsageError, match="give --backbone resnet18 too"):
         build_backbone("resnet-tiny", channels=1, small_stem=False, init="timm:resnet18")
 
 

@@ -117,6 +117,18 @@ def test_features_that_never_vary_are_harmless():
     assert flat.predict(torch.full((2, 3), 2.0)).tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_features_most_of_which_are_dead(seed):
+    """As of a network whose ReLUs died; a float32 decomposition fails for some of these."""
+    generator = torch.Generator().manual_seed(seed)
+    few = torch.randn(1500, 2, generator=generator) @ torch.randn(2, 768, generator=generator)
+    features = torch.where(torch.arange(768) % 2 == 0, 0.0, few)
+    features = Standardiser.of(features)(features)
+    labels = (features[:, 1] > 0.2).long()
+    (model,) = fit_path(features, labels, 2, [1e-2])
+    assert (model.predict(features) == labels).float().mean() > 0.9
+
+
 def test_a_tie_is_the_lowest_class():
     model = LinearModel(torch.zeros(3, 2).double(), torch.zeros(3).double())
     assert model.predict(torch.ones(2, 2)).tolist() == [0, 0]

@@ -73,7 +73,7 @@ def open_source(
     if split not in official:
         raise UsageError(
             f"{official['train'].name!r} has no official split {split!r}."
-            f"{did_you_mean(split, official)}"
+            f"{did_you_mean(split, official)} looktwice.data.open_splits sets some aside."
         )
     return official[split]
 

@@ -99,7 +99,16 @@ def _of_run(eye: Eye, run: Run, data: Data | None, file: TextIO | None) -> Index
     name = "pictures" if data is None else Path(str(data)).name
     out = run.path / "embeddings" / f"{name}.npy"
     out.parent.mkdir(exist_ok=True)
-    embed(eye, out, data=data, file=file)
+    try:
+        embed(eye, out, data=data, file=file)
+    except RunError as error:
+        if not out.exists():
+            raise
+        raise RunError(
+            f"{out} holds the features of other pictures than asked for: remove {out}* and search "
+            f"again, or write them elsewhere: looktwice embed {run.path} --out FILE.npy, then "
+            "search FILE.npy"
+        ) from error
     return _of_path(out, file)
 
 

@@ -118,9 +118,10 @@ def _principal_components(centred: Tensor) -> tuple[Tensor, Tensor]:
     """Return orthonormal directions (D, R) that span ``centred`` (N, D), and variances (R,)."""
     count, dimensions = centred.shape
     if count >= dimensions:
-        # Any orthonormal basis of the whole space serves, so rounding does no harm here.
-        variances, components = torch.linalg.eigh(centred.T @ centred / count)
-        return components.double(), variances.clamp(min=0).double()
+        # Any orthonormal basis of the whole space serves, so rounding of the products does no harm;
+        # in float32 the decomposition itself fails for some features.
+        variances, components = torch.linalg.eigh((centred.T @ centred / count).double())
+        return components, variances.clamp(min=0)
     exact = centred.double()
     variances, vectors = torch.linalg.eigh(exact @ exact.T / count)
     kept = variances > RANK_TOLERANCE * variances[-1]

@@ -174,7 +174,8 @@ def check_options(name: str, protocol: Protocol, options: Mapping[str, Any]) -> 
         if option not in protocol.takes:
             able = [other for other, p in PROTOCOLS.items() if option in p.takes]
             raise UsageError(
-                f"--{option} says nothing to protocol {name}; {', '.join(able)} take it"
+                f"--{option} has no effect on protocol {name}: leave it out; {', '.join(able)} "
+                "take it"
             )
         if option in ("seeds", "epochs") and value <= 0:
             raise UsageError(f"--{option} is {value}; it must be above 0")

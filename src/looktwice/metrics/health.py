@@ -51,8 +51,8 @@ class Health:
         positive_similarity: mean cosine of the two views of a picture, -1 .. 1.
         negative_similarity: mean cosine of views of different pictures, -1 .. 1.
         alignment: mean squared distance of the two views, 0 .. 4; lower is tighter.
-        uniformity: log mean Gaussian potential of different pictures, -8 .. 0; lower is more
-            even.
+        uniformity: log mean Gaussian potential of different pictures, -4N/(N-1) .. 0;
+            lower is more even.
         effective_rank: dimensions in use, 1 .. ``dimensions``.
         collapsed_dimensions: share of dimensions that hardly differ between pictures, 0 .. 1.
         dimensions: width of the embedding.

@@ -46,9 +46,12 @@ def build_backbone(name: str, *, channels: int, small_stem: bool, init: str = ""
     source, _, model = name.rpartition(":")
     published = init.startswith(PUBLISHERS)
     if published and (name in OURS or _model(init) != _model(name)):
-        if name in OURS:
-            raise UsageError(f"model.init {init!r} needs a backbone of timm, not {name!r}")
-        raise UsageError(f"model.init {init!r} holds another network than model.backbone {name!r}")
+        library, model = _model(init)
+        wanted = model if library == "timm" else f"{library}:{model}"
+        raise UsageError(
+            f"model.init {init!r} holds another network than model.backbone {name!r}: give "
+            f"--backbone {wanted} too"
+        )
     weights = init.partition(":")[2] if published else ""
     if name in OURS:
         backbone = OURS[name](channels, small_stem=small_stem)
