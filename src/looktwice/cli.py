@@ -25,8 +25,8 @@ COMMANDS = {
     "report": "Write a run's report, or compare several runs: one offline page.",
     "export": "Write an encoder for other tools, preprocessing included.",
     "study": (
-        "Compare variants over seeds: a table with intervals, and a page. Here --minutes is the time "
-        "after which no run is begun, and --seeds takes the place of --seed."
+        "Compare variants over seeds: a table with intervals, and a page. Here --minutes is the "
+        "time after which no run is begun, and --seeds takes the place of --seed."
     ),
     "data": "Pack pictures into shards, an array or folders; check them for damage and doubles.",
     "doctor": "Say what this machine is, how fast, and what to mend; or check its gradients.",

@@ -271,9 +271,9 @@ def open_data(config: DataConfig) -> Splits:
         raise UsageError("no pictures named: give --data FOLDER or --data NAME")
     if config.source == IN_MEMORY:
         raise DataError(
-            "the run was trained on arrays in memory: name pictures by --data, or give them again, in "
-            "Python, as data of looktwice.evaluate.evaluate_target, or, with labels as at the start, "
-            "as splits of looktwice.train.resume"
+            "the run was trained on arrays in memory: name pictures by --data, or give them again, "
+            "in Python, as data of looktwice.evaluate.evaluate_target, or, with labels as at the "
+            "start, as splits of looktwice.train.resume"
         )
     return open_splits(
         config.source,

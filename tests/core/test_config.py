@@ -154,3 +154,8 @@ def test_what_changes_a_named_policy_does_not_go_with_ones_own(tmp_path):
         resolve(flags={**flags, "augment.strength": 0.5}, environ={})
     with pytest.raises(UsageError, match="24 px, but --size is 32"):
         build_policy(resolve(flags={**flags, "augment.size": 32}, environ={}).augment)
+
+
+def test_places_in_the_environment_are_no_settings():
+    environ = {"LOOKTWICE_CACHE": "/x", "LOOKTWICE_DATA": "/y", "LOOKTWICE_TRAIN_EPOCHS": "3"}
+    assert resolve(recipe="simclr-tiny", environ=environ).train.epochs == 3

@@ -442,7 +442,11 @@ def test_a_finished_result_is_kept_and_another_not_overwritten(run, splits):
     ("protocol", "options", "message"),
     [
         ("linaer", {}, "unknown protocol 'linaer'. Did you mean 'linear'?"),
-        ("knn", {"epochs": 3}, "--epochs has no effect on protocol knn: leave it out; linear, finetune take it"),
+        (
+            "knn",
+            {"epochs": 3},
+            "--epochs has no effect on protocol knn: leave it out; linear, finetune take it",
+        ),
         ("linear", {"epochs": 0}, "--epochs is 0; it must be above 0"),
         ("linear", {"variant": "mocco"}, "Did you mean 'moco'?"),
     ],

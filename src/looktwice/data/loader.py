@@ -298,7 +298,11 @@ class Loader:
                 return read(index)
             except BadPictureError as error:
                 task.bad[index] = BadPicture(error.identifier, error.reason)
-            self._check_bad(task.bad)
+            try:
+                self._check_bad(task.bad)
+            except DataError:  # by themselves too many: the rest need not be read
+                self.bad_pictures.update(task.bad)
+                raise
             index = (index + 1) % len(self._source)
 
     def _accept(self, batch: Batch, bad: dict[int, BadPicture]) -> Batch:
