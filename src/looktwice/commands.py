@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from looktwice import config as configuration
+from looktwice import launched
 from looktwice.errors import RunError, UsageError
 
 DEMO_SOURCE, DEMO_RECIPE = "fashion-mnist-10k", "simclr-tiny"
@@ -631,6 +632,8 @@ def recipes(name: Annotated[str | None, Parameter(help="recipe to print whole")]
 def _next_commands(run: Path) -> list[str]:
     from looktwice.run import Run
 
+    if launched.rank():  # the first process prints, and has written the summary
+        return []
     labelled = json.loads(Run(run).summary_file.read_text("utf-8"))["labelled"]
     if labelled:
         return [f"next: looktwice eval {_q(run)} && looktwice report {_q(run)}"]

@@ -353,5 +353,5 @@ def test_pictures_given_in_memory_are_asked_for_on_resume(undisturbed, tmp_path)
     shutil.copytree(undisturbed.path, copy.path)
     copy.summary_file.unlink()
     copy.config_file.write_text(copy.config_file.read_text().replace('"arrays"', f'"{IN_MEMORY}"'))
-    with pytest.raises(DataError, match="give them again, in Python, as `splits`"):
+    with pytest.raises(DataError, match="give them again, in Python"):
         train.resume(tmp_path / "copy", file=io.StringIO())

@@ -44,10 +44,10 @@ def test_other_processes_print_nothing(monkeypatch, capsys):
 
 def test_other_pictures_than_the_first_processs_are_refused(monkeypatch, pictures):
     splits = open_splits(str(pictures), validation_fraction=0.1, test_fraction=0.1, seed=0)
-    train._check_same_pictures(splits)
+    train._same_pictures(splits)
     monkeypatch.setattr(distributed, "from_first", lambda own: own + "0")
     with pytest.raises(DataError, match="does not hold the same pictures here as for process 0"):
-        train._check_same_pictures(splits)
+        train._same_pictures(splits)
 
 
 def test_an_out_folder_that_cannot_be_made_is_told_once(pictures, torchrun):
