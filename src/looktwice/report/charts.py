@@ -206,8 +206,11 @@ def _dots(results: Results, width: int) -> Figure:
     _baselines(axes[0], results, measure)
     for place, row in zip(places, rows, strict=True):
         reference = row.name == results.study.reference
-        _dot(axes[0], measure, row.estimates[measure], place, filled=not reference)
+        _dot(axes[0], measure, row.estimates[measure], place, filled=not reference, narrow=narrow)
     axes[0].set_xlabel(_unit(measure))
+    if narrow:  # room for the numbers
+        low, high = axes[0].get_xlim()
+        axes[0].set_xlim(low, high + 0.14 * (high - low))
     if beside:
         known = [(p, r.published) for p, r in zip(places, rows, strict=True)]
         found = [(p, value) for p, value in known if value is not None]
@@ -229,7 +232,10 @@ def _dots(results: Results, width: int) -> Figure:
     return figure
 
 
-def _dot(axes: Any, measure: str, estimate: Estimate, place: float, *, filled: bool) -> None:
+def _dot(
+    axes: Any, measure: str, estimate: Estimate, place: float, *, filled: bool, narrow: bool
+) -> None:
+    """Draw a mean with its interval; its number above, or where names stand there, right of it."""
     mean, low, high = _scaled(measure, estimate)
     axes.plot([low, high], [place, place], "-", color=_colour("ours"), lw=1.6)
     axes.plot(
@@ -241,8 +247,9 @@ def _dot(axes: Any, measure: str, estimate: Estimate, place: float, *, filled: b
         mfc=_colour("ours" if filled else "paper"),
     )
     axes.annotate(
-        _number(measure, mean), (mean, place), (0, 6), textcoords="offset points", ha="center",
-        va="bottom", fontsize=_SIZE - 0.5, color=_colour("quiet"),
+        _number(measure, mean), (high if narrow else mean, place), (5, 0) if narrow else (0, 6),
+        textcoords="offset points", ha="left" if narrow else "center",
+        va="center" if narrow else "bottom", fontsize=_SIZE - 0.5, color=_colour("quiet"),
     )  # fmt: skip
 
 
