@@ -471,6 +471,7 @@ def _scatter(results: Results, width: int) -> Figure:
 
 def _apart(figure: Figure, axes: Any, labels: Sequence[tuple[float, float, str]]) -> None:
     """Write names right of their points, moved up or down where they would collide."""
+    axes.autoscale_view()  # drawing alone leaves the transformation as it was before the margins
     figure.canvas.draw()
     taken: list[tuple[float, float, float]] = []
     right = axes.transAxes.transform((1, 1))[0]
