@@ -118,9 +118,13 @@ def _principal_components(centred: Tensor) -> tuple[Tensor, Tensor]:
     """Return orthonormal directions (D, R) that span ``centred`` (N, D), and variances (R,)."""
     count, dimensions = centred.shape
     if count >= dimensions:
-        # Any orthonormal basis of the whole space serves, so rounding of the products does no harm;
-        # in float32 the decomposition itself fails for some features.
-        variances, components = torch.linalg.eigh((centred.T @ centred / count).double())
+        # Any orthonormal basis of the space of what varies serves, so rounding of the products does
+        # no harm. Float64, and only what varies: else the decomposition fails for some features.
+        live = (centred != 0).any(dim=0)
+        varying = centred[:, live]
+        variances, inner = torch.linalg.eigh((varying.T @ varying / count).double())
+        components = inner.new_zeros(dimensions, len(inner))
+        components[live] = inner
         return components, variances.clamp(min=0)
     exact = centred.double()
     variances, vectors = torch.linalg.eigh(exact @ exact.T / count)
