@@ -35,6 +35,7 @@ _SIZE: Final = 11.5  # of text, CSS pixels
 _FONTS: Final = re.compile(r"'[^']*(?:DejaVu|sans)[^;\"]*")
 _ROW: Final = 27.0  # pixels a variant
 _MOST_WEIGHT: Final = 8.0
+MOST_SQUASHED: Final = 5.0  # times: how much larger a common range may be than a panel's own
 _PANEL: Final = 190.0  # pixels: height of a panel of lines
 
 # What matplotlib is told, what the page calls it, and its values by light and by dark.
@@ -189,6 +190,8 @@ def _scaled(measure: str, estimate: Estimate) -> tuple[float, float, float]:
     """Return mean, low and high as they are drawn: shares in per cent."""
     factor = 1 if measure in UNITS else 100
     low, high = (end if end == end else estimate.mean for end in estimate.interval)
+    if measure not in UNITS:  # Student's t knows nothing of what a share can be
+        low, high = max(low, 0.0), min(high, 1.0)
     return factor * estimate.mean, factor * low, factor * high
 
 
@@ -386,9 +389,11 @@ def _panel_of_lines(
 
 
 def _equal_ranges(panels: Sequence[Any]) -> None:
-    if panels:
-        low = min(axes.get_ylim()[0] for axes in panels)
-        high = max(axes.get_ylim()[1] for axes in panels)
+    """Give panels one range, unless one of them would then show nothing."""
+    ranges = [axes.get_ylim() for axes in panels]
+    spans = [high - low for low, high in ranges]
+    if panels and max(spans) <= MOST_SQUASHED * min(spans):
+        low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
         for axes in panels:
             axes.set_ylim(low, high)
 
