@@ -82,9 +82,9 @@ def run(
     here = int(os.environ.get("RANK", "0")) == disturbance.rank
     shim = Shim(disturbance.call if here else -1, disturbance.kind)
     _report(shim, events)
+    timer = threading.Timer(disturbance.seconds, os.kill, (os.getpid(), signal.SIGKILL))
+    timer.daemon = True  # a run that ends before is not waited for
     if disturbance.seconds and here:
-        timer = threading.Timer(disturbance.seconds, os.kill, (os.getpid(), signal.SIGKILL))
-        timer.daemon = True  # a run that ends before is not waited for
         timer.start()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -92,6 +92,7 @@ def run(
         with (folder.parent / "errors.txt").open("ab") as file:
             os.dup2(file.fileno(), 2)
     code = main(arguments(folder, source, method))
+    timer.cancel()  # killed after its end, a process leaves torch's agent waiting for ever
     os._exit(code) if code else sys.exit(0)
 
 
