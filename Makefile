@@ -30,6 +30,7 @@ docs-check: .venv/developing
 
 # The figures of docs/measured.md; each prints its table. Run them on an idle machine.
 bench: .venv/developing
+	$(BIN)/python -m pip install --quiet --editable '.[dev,peers]'
 	$(BIN)/python benchmarks/augment.py
 	$(BIN)/python benchmarks/feed.py
 	$(BIN)/python benchmarks/losses.py

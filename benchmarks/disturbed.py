@@ -48,7 +48,7 @@ class Disturbance:
 
     Attributes:
         call: at which call of all its saves something happens, from 0; -1 for none.
-        kind: what; of `faults.KINDS`, or "signal".
+        kind: what; of `faults.KINDS` or `faults.SIGNALS`.
         seconds: after which it kills itself; 0 for never.
         rank: of processes that train together, the one that it happens to.
     """
@@ -77,7 +77,8 @@ def run(
 ) -> None:
     """Start a run or go on with it, in a process of its own; it ends with the command's code.
 
-    Events are sent: ("step", steps done), ("save", calls before), ("saved", calls so far).
+    Events are sent: ("step", steps done), ("save", calls before), ("saved", calls so far), and
+    ("asked", by the clock) if a signal came inside a save.
     """
     here = int(os.environ.get("RANK", "0")) == disturbance.rank
     shim = Shim(disturbance.call if here else -1, disturbance.kind)
@@ -92,6 +93,8 @@ def run(
         with (folder.parent / "errors.txt").open("ab") as file:
             os.dup2(file.fileno(), 2)
     code = main(arguments(folder, source, method))
+    if events is not None and shim.asked:
+        events.send(("asked", shim.asked))
     timer.cancel()  # killed after its end, a process leaves torch's agent waiting for ever
     os._exit(code) if code else sys.exit(0)
 

@@ -19,6 +19,7 @@ import contextlib
 import filecmp
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,8 @@ def measured(folder: Path, out: Path) -> None:
     print(f"{found.about.rows:,} rows, {found.about.unreadable} unreadable, {rate:,.0f} a second")
     verdict = "met" if beyond <= LIMIT else "MISSED"
     print(f"memory beyond the model: {beyond:,.0f} MB; asked: at most {LIMIT:.0f}: {verdict}")
+    if beyond > LIMIT:
+        sys.exit(1)
 
 
 def killed(folder: Path, out: Path, kills: int, seed: int) -> int:
@@ -96,6 +99,7 @@ def killed(folder: Path, out: Path, kills: int, seed: int) -> int:
     joining = 0
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for number in range(kills):
+        shutil.rmtree(hidden / "whole", ignore_errors=True)  # when it is there, this one joins
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
         last = number >= kills - max(1, kills // 5)  # these meet the joining, or what is near it
         wanted = total if last else (number + 1) * total // (kills + 1)
@@ -103,14 +107,12 @@ def killed(folder: Path, out: Path, kills: int, seed: int) -> int:
             pieces = len(list(hidden.glob("piece-*.safetensors")))
             if pieces >= wanted and (not last or (hidden / "whole").exists()):
                 break
-            time.sleep(0.01)
+            time.sleep(0.001)
         time.sleep(chance.uniform(0, 0.5 if not last else 0.1))
         joining += (hidden / "whole").exists()
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        if out.exists():
-            print(f"finished before kill {number + 1}")
-            break
+        process.kill()
+        if process.wait() != -signal.SIGKILL:
+            raise SystemExit(f"finished before kill {number + 1}: nothing is shown")
     subprocess.run(command, check=True, env=environment)
     assert not hidden.exists()
     return joining

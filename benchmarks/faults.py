@@ -8,11 +8,15 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any, final
 
-CALLS = ("open", "write", "fsync", "replace", "rename", "mkdir", "unlink", "rmdir")
+CHANGES = ("open", "write", "fsync", "replace", "rename", "mkdir", "unlink", "rmdir")
+CALLS = (*CHANGES, "close", "stat", "listdir", "scandir", "truncate")
 KINDS = ("kill", "kill after", "ENOSPC", "EIO", "short write", "short write, then ENOSPC")
+SIGNALS = {"signal": 1, "two signals": 2}
+"""SIGTERM before the call, so often."""
 
 
 @final
@@ -21,14 +25,16 @@ class Shim:
 
     Args:
         at: number of the call, from 0; none by default.
-        kind: one of `KINDS`, or "signal": SIGTERM before it.
+        kind: one of `KINDS` or `SIGNALS`.
 
     Attributes:
         log: (call, what it was about) of each call so far.
+        asked: when the signal came, by the monotonic clock; 0 for never.
     """
 
     def __init__(self, at: int = -1, kind: str = "kill") -> None:
         self.log: list[tuple[str, str]] = []
+        self.asked = 0.0
         self._at, self._kind = at, kind
         self._plain: dict[str, Callable[..., Any]] = {}
         self._handles: dict[int, str] = {}
@@ -53,9 +59,11 @@ class Shim:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), about)
             if number == self._at:
                 others = self._break(name, target, others)
-            result = self._plain[name](target, *others, **named)
-            if number == self._at and self._kind == "kill after":
-                os.kill(os.getpid(), signal.SIGKILL)
+            try:
+                result = self._plain[name](target, *others, **named)
+            finally:  # what is not there, too, has been asked for
+                if number == self._at and self._kind == "kill after":
+                    os.kill(os.getpid(), signal.SIGKILL)
             if name == "open":
                 self._handles[result] = about
             return result
@@ -67,9 +75,11 @@ class Shim:
         if self._kind in ("ENOSPC", "EIO"):
             number = getattr(errno, self._kind)
             raise OSError(number, os.strerror(number), str(target))
-        if self._kind == "signal":
-            os.kill(os.getpid(), signal.SIGTERM)
-        if name == "write" and self._kind != "signal":
+        if self._kind in SIGNALS:
+            self.asked = time.monotonic()
+            for _ in range(SIGNALS[self._kind]):
+                os.kill(os.getpid(), signal.SIGTERM)
+        elif name == "write":
             half = others[0][: len(others[0]) // 2]
             self._full = self._kind.endswith("then ENOSPC")
             if self._kind == "kill":

@@ -5,7 +5,8 @@
    links, odd names, other formats), as a folder; the mutants as tar shards, too. Each goes through
    the loader for an epoch, with two threads, in a process of its own.
    Held: every process ends by itself within its time; the loader lists exactly the pictures that
-   cannot be read alone, each once; folder and shard agree; resident memory grows by at most 300 MB.
+   cannot be read alone, each once; folder and shard agree; two processes' shares of an epoch are as
+   many steps, and together the same views; resident memory grows by at most 300 MB.
 2. A tar of 40 samples, cut at 1,000 offsets, and 50 tars with a hostile member between good ones.
    Held: every intact earlier picture is used; nothing is written outside the cache (audit hook).
 
@@ -215,9 +216,20 @@ def look(folder: str) -> dict[str, Any]:
         list(Loader(open_source(name), views, batch_size=8, seed=0, threads=2).batches(0, 2))
     source = open_source(folder)
     before = resident()
-    size = next(n for n in range(50, 0, -1) if len(source) % n == 0)
-    loader = Loader(source, views, batch_size=size, seed=0, threads=2, max_bad=1.0)
-    list(loader.batches(0, loader.steps_per_epoch))
+    size = next((n for n in range(50, 1, -1) if len(source) % n == 0), len(source))
+    halves = slice(0, size // 2), slice(size // 2, size)
+
+    def epoch(share: slice | None) -> tuple[Loader, list[Any]]:
+        """Return a loader after an epoch, and sums of each step's views, by half of the batch."""
+        loader = Loader(source, views, batch_size=size, seed=0, threads=2, max_bad=1.0, share=share)
+        parts = halves if share is None else (slice(None),)
+        made = loader.batches(0, loader.steps_per_epoch)
+        return loader, [
+            [[zlib.crc32(v[p].tobytes()) for v in batch.views] for p in parts] for batch in made
+        ]
+
+    loader, sums = epoch(None)
+    shares = [epoch(half)[1] for half in halves]
     listed = [bad.identifier for bad in loader.bad_pictures.values()]
     alone = [source.identifier(i) for i in range(len(source)) if not readable(source, i)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
@@ -226,6 +238,7 @@ def look(folder: str) -> dict[str, Any]:
         "count": len(source),
         "listed": sorted(listed),
         "alone": sorted(alone),
+        "shares": [first + second for first, second in zip(*shares, strict=True)] == sums,
         "grown": peak - before,
         "told": all(reasons.values()) and not any("\n" in reason for reason in reasons.values()),
     }
@@ -289,6 +302,7 @@ def faults(result: dict[str, Any]) -> list[str]:
             "listed and bad differ": result["listed"] == result["alone"],
             "a reason is missing or has lines": result["told"],
             "folder and shard differ": result.get("agree", True),
+            "two processes' shares are not the whole": result["shares"],
             f"memory grew by {result['grown'] >> 20} MB": result["grown"] <= MOST_GROWN,
         }.items()
         if not holds

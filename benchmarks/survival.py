@@ -1,15 +1,16 @@
 """Whether a run that is killed or stopped, anywhere and often, ends with the bits it would have.
 
-Each run is tiny (12 steps, a checkpoint every 3, gradient caching, grouped batch-norm, SimCLR and
-MoCo in turn) and a process of its own, forked from a server that has only imported. One undisturbed
-run of each kind is what others are compared with: encoder file, last checkpoint's tensors and
-counters, every line of metrics.jsonl; fields of the clock are left out.
+Each run is tiny (12 steps, a checkpoint every 3, gradient caching, grouped batch-norm; SimCLR and
+MoCo, of a folder and of a tar shard, in turn) and a process of its own, forked from a server that
+has only imported. One undisturbed run of each kind is what others are compared with: encoder file,
+last checkpoint's tensors and counters, every line of metrics.jsonl without the clock's fields.
 
 kills    SIGKILL at a random moment from the process's start on, or inside a save: at a random one
          of its calls to the system, before it, after it, or half-way through a write. After each
-         every checkpoint must be readable, and no more than the steps since the last save lost.
-signals  SIGTERM, SIGUSR1 or Ctrl-C at a random moment, some twice, some inside a save: the process
-         must end within 5 s, with its exit code, and nothing lost.
+         every checkpoint must be readable, and no more than the steps since the last save lost;
+         a third of the kills at least must have been inside a save.
+signals  SIGTERM, SIGUSR1 or Ctrl-C at a random moment, some twice, some inside a save, some both:
+         the process must end within 5 s, with its exit code, and nothing lost.
 ranks    SIGKILL of one of two processes that torchrun's agent started.
 
     python benchmarks/survival.py [kills|signals|ranks …] [--kills 1000] [--signals 200]
@@ -46,6 +47,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from looktwice.checkpoint import list_checkpoints, load_checkpoint
 from looktwice.cli import INTERRUPTED, SAVED
+from looktwice.data import open_source
+from looktwice.data.pack import pack
 
 SECONDS = 5.0
 KILLS_A_RUN = 4
@@ -66,8 +69,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class Whole:
-    """An undisturbed run: where it is, how long it took, how many calls its saves made."""
+    """An undisturbed run: of what, where it is, how long it took, how many calls its saves made."""
 
+    method: str
+    source: str
     folder: Path
     seconds: float
     calls: int
@@ -94,6 +99,15 @@ def write_pictures(folder: Path) -> None:
         Image.fromarray(pixels.astype(np.uint8)).save(path)
 
 
+def layouts(folder: Path, given: str | None) -> dict[str, str]:
+    """Return the sources to train on, by what they are: the given one, or a folder and a tar."""
+    if given:
+        return {"given": given}
+    write_pictures(folder / "pictures")
+    pack({"train": open_source(folder / "pictures")}, folder / "packed", form="shards")
+    return {"folder": str(folder / "pictures"), "tar": str(folder / "packed")}
+
+
 def process(
     folder: Path,
     source: str,
@@ -109,29 +123,32 @@ def process(
     assert child.pid is not None
     acted = act(child.pid) if act else time.monotonic()
     child.join(120)
-    seconds = time.monotonic() - acted
+    ended = time.monotonic()
+    seconds = ended - acted
     assert child.exitcode is not None, "a process that does not end"
     steps, calls, saving = -1, 0, False
-    try:
+    with contextlib.suppress(EOFError):
         while receiver.poll():
             kind, number = receiver.recv()
-            steps = number if kind == "step" else steps
-            calls = calls if kind == "step" else number
-            saving = kind == "save"
-    except EOFError:
-        pass
+            if kind == "step":
+                steps = number
+            elif kind == "asked":
+                seconds = ended - number
+            else:
+                calls, saving = number, kind == "save"
     return Ended(child.exitcode, steps, calls, saving, seconds)
 
 
-def undisturbed(folder: Path, source: str, method: str) -> Whole:
+def undisturbed(folder: Path, layout: str, source: str, method: str) -> Whole:
     """Run once, timed the second time, when everything is in the disk's cache."""
-    for name in ("first", method):
+    kind = f"{method}-{layout}"
+    for name in ("first", kind):
         begun = time.monotonic()
         ended = process(folder / name, source, method)
         seconds = time.monotonic() - begun
         assert ended.code == 0, (folder.parent / "errors.txt").read_text()
     shutil.rmtree(folder / "first")
-    return Whole(folder / method, seconds, ended.calls)
+    return Whole(method, source, folder / kind, seconds, ended.calls)
 
 
 def differences(a: Path, b: Path) -> list[str]:
@@ -177,9 +194,9 @@ def check_disk(folder: Path, steps: int, tally: Tally) -> None:
         tally.wrong.append(f"{steps - last} steps lost in {folder}")
 
 
-def finish(folder: Path, whole: Whole, source: str, method: str, tally: Tally) -> None:
+def finish(folder: Path, whole: Whole, tally: Tally) -> None:
     """Let a run end, and compare it."""
-    ended = process(folder, source, method)
+    ended = process(folder, whole.source, whole.method)
     found = differences(whole.folder, folder) if ended.code == 0 else [f"exit code {ended.code}"]
     tally.wrong += [f"{folder}: {each}" for each in found]
     tally.counts["runs compared"] += 1
@@ -187,36 +204,37 @@ def finish(folder: Path, whole: Whole, source: str, method: str, tally: Tally) -
         shutil.rmtree(folder)
 
 
-def kills(wholes: dict[str, Whole], source: str, count: int, chance: random.Random) -> Tally:
+def kills(wholes: list[Whole], count: int, chance: random.Random) -> Tally:
     """Kill processes until `count` are, every second one inside a save."""
     tally, number = Tally(), 0
     while tally.counts["kills"] < count and not tally.wrong:
-        method = list(METHODS)[number % len(METHODS)]
-        whole = wholes[method]
+        whole = wholes[number % len(wholes)]
         folder = whole.folder.with_name(f"killed-{number:04d}")
         number += 1
         for _ in range(KILLS_A_RUN):
             if tally.counts["kills"] == count:
                 break
-            ended = _killed(folder, whole, source, method, chance)
+            ended = _killed(folder, whole, chance)
             if ended.code == 0:
                 break
             if ended.code != -signal.SIGKILL:
                 tally.wrong.append(f"exit code {ended.code} in {folder}")
             tally.counts["kills"] += 1
-            tally.counts[f"kills, {method}"] += 1
+            tally.counts[f"kills, {whole.folder.name}"] += 1
             tally.counts["inside a save"] += ended.saving
             tally.counts["before the first step"] += ended.steps < 0
             check_disk(folder, ended.steps, tally)
-        finish(folder, whole, source, method, tally)
+        finish(folder, whole, tally)
+    if tally.counts["inside a save"] < count / 3:
+        tally.wrong.append("fewer than a third of the kills were inside a save")
     return tally
 
 
-def _killed(folder: Path, whole: Whole, source: str, method: str, chance: random.Random) -> Ended:
+def _killed(folder: Path, whole: Whole, chance: random.Random) -> Ended:
     if chance.random() < 0.5:
         call = chance.randrange(whole.calls)
         kind = chance.choice(("kill", "kill after"))
-        return process(folder, source, method, Disturbance(call, kind))
+        return process(folder, whole.source, whole.method, Disturbance(call, kind))
 
     def act(number: int) -> float:
         time.sleep(chance.uniform(0, whole.seconds))
@@ -224,29 +242,26 @@ def _killed(folder: Path, whole: Whole, source: str, method: str, chance: random
             os.kill(number, signal.SIGKILL)
         return time.monotonic()
 
-    return process(folder, source, method, act=act)
+    return process(folder, whole.source, whole.method, act=act)
 
 
-def signals(wholes: dict[str, Whole], source: str, count: int, chance: random.Random) -> Tally:
+def signals(wholes: list[Whole], count: int, chance: random.Random) -> Tally:
     """Ask processes to stop until `count` did while they trained."""
     tally, number = Tally(), 0
     while tally.counts["stopped and saved"] < count and not tally.wrong:
-        method = list(METHODS)[number % len(METHODS)]
-        whole = wholes[method]
+        whole = wholes[number % len(wholes)]
         folder = whole.folder.with_name(f"stopped-{number:04d}")
         number += 1
         for _ in range(KILLS_A_RUN):
-            if not _stopped(folder, whole, source, method, chance, tally):
+            if not _stopped(folder, whole, chance, tally):
                 break
-        finish(folder, whole, source, method, tally)
+        finish(folder, whole, tally)
     return tally
 
 
-def _stopped(
-    folder: Path, whole: Whole, source: str, method: str, chance: random.Random, tally: Tally
-) -> bool:
+def _stopped(folder: Path, whole: Whole, chance: random.Random, tally: Tally) -> bool:
     """Ask a process to stop in one of several ways; tell whether its run can go on."""
-    way = chance.choice(("once", "twice", "inside a save"))
+    way = chance.choice(("once", "twice", "inside a save", "twice inside a save"))
     asked = chance.choice((signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT))
 
     def act(number: int) -> float:
@@ -258,13 +273,13 @@ def _stopped(
             time.sleep(chance.uniform(0, 0.05))
         return acted
 
-    if way == "inside a save":
+    if "save" in way:
         asked = signal.SIGTERM
-        call = chance.randrange(whole.calls)
-        ended = process(folder, source, method, Disturbance(call, "signal"))
+        kind = "two signals" if "twice" in way else "signal"
+        disturbance = Disturbance(chance.randrange(whole.calls), kind)
+        ended = process(folder, whole.source, whole.method, disturbance)
     else:
-        ended = process(folder, source, method, act=act)
-        tally.slowest = max(tally.slowest, ended.seconds_after)
+        ended = process(folder, whole.source, whole.method, act=act)
     code = INTERRUPTED if asked == signal.SIGINT else SAVED
     if ended.code == 0:
         tally.counts["finished first"] += 1
@@ -273,6 +288,9 @@ def _stopped(
         tally.counts["stopped and saved"] += 1
         tally.counts[f"of these {way}"] += 1
         tally.counts[f"of these {asked.name}"] += 1
+        tally.slowest = max(tally.slowest, ended.seconds_after)
+        if ended.seconds_after > SECONDS:
+            tally.wrong.append(f"{ended.seconds_after:.1f} s until the end in {folder}")
         names = [path.name for path in list_checkpoints(folder / "checkpoints")]
         if not names or int(names[-1][5:13]) < ended.steps:
             tally.wrong.append(f"{ended.steps} steps were done in {folder}, saved: {names}")
@@ -281,8 +299,6 @@ def _stopped(
         tally.counts["before or after the loop"] += 1
     else:
         tally.wrong.append(f"exit code {ended.code} after {asked.name} {way} in {folder}")
-    if ended.seconds_after > SECONDS and way != "inside a save":
-        tally.wrong.append(f"{ended.seconds_after:.1f} s until the end in {folder}")
     return True
 
 
@@ -366,36 +382,38 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--signals", type=int, default=200)
     parser.add_argument("--ranks", type=int, default=50)
-    parser.add_argument("--source", help="pictures; 80 small ones in a folder by default")
+    parser.add_argument(
+        "--source", help="pictures; by default 80 small ones, in a folder and in a tar"
+    )
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        source = given.source or str(folder / "pictures")
-        if not given.source:
-            write_pictures(folder / "pictures")
-        os.environ |= {"SURVIVAL_SOURCE": source, "OMP_NUM_THREADS": "1"}
+        sources = layouts(folder, given.source)
+        os.environ |= {"SURVIVAL_SOURCE": next(iter(sources.values())), "OMP_NUM_THREADS": "1"}
         os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path[1:]])
         CONTEXT.set_forkserver_preload(["disturbed"])
-        wrong = campaign(given, folder, source)
+        wrong = campaign(given, folder, sources)
     return int(wrong)
 
 
-def campaign(given: argparse.Namespace, folder: Path, source: str) -> bool:
+def campaign(given: argparse.Namespace, folder: Path, sources: dict[str, str]) -> bool:
     """Do the parts that are asked for; tell whether anything was wrong."""
     runs = folder / "runs"
     runs.mkdir()
-    wholes = {}
+    wholes = []
     if given.parts != ["ranks"]:
-        wholes = {method: undisturbed(runs, source, method) for method in METHODS}
+        wholes = [
+            undisturbed(runs, *each, method) for each in sources.items() for method in METHODS
+        ]
     wrong = False
     for name in given.parts:
         chance, begun = random.Random(given.seed), time.monotonic()
         if name == "ranks":
-            tally = ranks(runs, source, given.ranks, chance)
+            tally = ranks(runs, next(iter(sources.values())), given.ranks, chance)
         else:
             part = {"kills": kills, "signals": signals}[name]
-            tally = part(wholes, source, vars(given)[name], chance)
+            tally = part(wholes, vars(given)[name], chance)
         show(name, tally, time.monotonic() - begun)
         wrong |= bool(tally.wrong)
         if tally.wrong and (runs / "errors.txt").exists():

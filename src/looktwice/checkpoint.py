@@ -19,7 +19,13 @@ import torch
 from torch import Tensor, optim
 
 from looktwice.errors import DamagedError, RunError
-from looktwice.storage import FORMER, remove_folder, remove_leftovers, write_folder_atomic
+from looktwice.storage import (
+    FORMER,
+    listed,
+    remove_folder,
+    remove_leftovers,
+    write_folder_atomic,
+)
 
 FORMAT = "looktwice-checkpoint/2"
 NAME = re.compile(rf"step-(\d{{8,}})({re.escape(FORMER)})?")
@@ -121,10 +127,8 @@ def _damaged(path: Path, reason: str) -> NoReturn:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints of a run, oldest first."""
-    if not folder.is_dir():
-        return []
-    named = ((NAME.fullmatch(path.name), path) for path in folder.iterdir())
+    """Return the checkpoints of a run, oldest first; RunError where that cannot be read."""
+    named = ((NAME.fullmatch(path.name), path) for path in listed(folder))
     # Of one step, what is being replaced comes before what replaces it.
     return [path for *_, path in sorted((int(m[1]), not m[2], path) for m, path in named if m)]
 

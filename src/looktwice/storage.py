@@ -86,12 +86,22 @@ def remove_folder(path: Path) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Remove what writes and removals that a kill interrupted left in a folder.
 
-    Nobody else may be writing there. Raises as `remove_folder`.
+    Nobody else may be writing there. Raises as `remove_folder` and `listed`.
     """
-    for path in folder.iterdir() if folder.is_dir() else ():
+    for path in listed(folder):
         if _LEFTOVER.fullmatch(path.name):
             with plainly(path, "cannot remove {}: {}; remove it yourself"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def listed(folder: Path) -> list[Path]:
+    """Return what is in a folder; nothing where there is none.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    with plainly(folder, "cannot list {}: {}; is its disk still there?"):
+        return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def append_line(path: Path, line: str) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+METHODS = ("simclr", "moco")
 FILE = Path(__file__).parents[2] / "benchmarks" / "survival.py"
 
 
@@ -21,7 +22,9 @@ def campaign(*arguments):
 
 def test_forty_kills():
     found, done = campaign("kills", "--kills", "40")
-    assert found["kills"] == found["kills, simclr"] + found["kills, moco"] == 40, done
+    kinds = [f"kills, {method}-{layout}" for layout in ("folder", "tar") for method in METHODS]
+    assert found["kills"] == sum(found[kind] for kind in kinds) == 40, done
+    assert all(found[kind] for kind in kinds)
     assert found["inside a save"] > 13
     assert found["most steps lost"] <= 3
     assert found["runs compared"] >= 10

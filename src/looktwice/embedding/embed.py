@@ -38,7 +38,6 @@ class Embedded:
         path: its file; the main one, where it has several.
         about: what it says of itself.
         kept: whether it was there before.
-        bad_files: the list of unreadable pictures, if there are any.
     """
 
     path: Path
