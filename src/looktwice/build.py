@@ -38,6 +38,9 @@ from looktwice.tracking import Tracker, build_tracker
 # What torch found when it started; it can be lowered by any run in this process.
 _ALL_THREADS = torch.get_num_threads()
 
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+"""Where Linux tells what this process's control group may use."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -130,11 +133,36 @@ def all_threads() -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes this process may still take on a device."""
+    """Return the bytes this process may still take on a device: of the CPU's, its share of them."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return free // launched.local_world_size()
+    free = [_free_of_machine(), *_free_of_group()]
+    return min(free) // launched.local_world_size()
+
+
+def _free_of_machine() -> int:
+    """Return the bytes that can be had, what the page cache would give back included."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):  # not Linux: half of all
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _free_of_group() -> list[int]:
+    """Return the bytes that this process's control group may still take, if it has a limit."""
+    try:
+        limit, current = (
+            int((CONTROL_GROUP / f"memory.{name}").read_text()) for name in ("max", "current")
+        )
+        inactive = next(
+            int(line.split()[1])
+            for line in (CONTROL_GROUP / "memory.stat").read_text().splitlines()
+            if line.startswith("inactive_file")
+        )
+    except (OSError, ValueError, StopIteration):
+        return []
+    return [max(0, limit - current + inactive)]
 
 
 def _absolute_paths(config: Config) -> dict[str, object]:
@@ -199,6 +227,8 @@ def build(config: Config, splits: Splits, own: OwnMethod | None = None) -> Train
     )
     method, encoder = _build_networks(config, splits, policy, device, own)
     distributed.copy_from_first(list(method.state_dict().values()))
+    if distributed.rank():  # layers that draw shall not drop the same in every process
+        torch.manual_seed((config.train.seed + distributed.rank() * 0x9E3779B1) % 2**63)
     large_batch = LargeBatch(
         method,
         encoder.normalize,

@@ -27,7 +27,7 @@ from looktwice.storage import (
     write_folder_atomic,
 )
 
-FORMAT = "looktwice-checkpoint/2"
+FORMAT = "looktwice-checkpoint/3"
 NAME = re.compile(rf"step-(\d{{8,}})({re.escape(FORMER)})?")
 _NO_STATE = (ValueError, KeyError, AttributeError, TypeError, RecursionError)
 MANIFEST, STATE, TENSORS = "manifest.json", "state.json", ".safetensors"
@@ -170,26 +170,26 @@ def optimizer_tensors(optimizer: optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors(optimizer: optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave."""
+    """Put back what `optimizer_tensors` gave, in the layout in memory of the parameters."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
+        like = parameters[int(index)]
+        if value.shape == like.shape:  # else the optimiser goes through them one by one
+            value = torch.empty_like(like, dtype=value.dtype, requires_grad=False).copy_(value)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
 def generator_tensors() -> dict[str, Tensor]:
-    """Return the states of torch's global generators, CPU and every CUDA device."""
+    """Return the states of the generators that this process draws from: torch's, its GPU's."""
     states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states |= {f"cuda:{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
-    return states
+    return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
 
 def load_generator_tensors(states: Mapping[str, Tensor]) -> None:
-    """Put back what `generator_tensors` gave; devices that are not here are left out."""
+    """Put back what `generator_tensors` gave; a device that is not here is left out."""
     torch.set_rng_state(states["cpu"])
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            if f"cuda:{index}" in states:
-                torch.cuda.set_rng_state(states[f"cuda:{index}"], index)
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

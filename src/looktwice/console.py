@@ -51,7 +51,9 @@ def epoch_line(record: dict[str, Any], *, num_epochs: float, seconds_left: float
     """Return one epoch's record as a line of a log."""
     parts = [f"epoch {record['epoch']:>3}/{num_epochs:.0f}"]
     if record["loss"] is not None:
-        parts.append(f"loss {record['loss']:.3f} (chance {record['chance_loss']:.3f})")
+        chance = record["chance_loss"]
+        beside = "" if chance is None else f" (chance {chance:.3f})"
+        parts.append(f"loss {record['loss']:.3f}{beside}")
         parts.append(f"top-1 {record['top1']:6.1%}")
     else:
         parts.append("no step taken" if record["step"] else "untrained")

@@ -48,7 +48,7 @@ def is_first() -> bool:
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Join the processes that torchrun started; alone, do nothing.
+    """Join the processes that torchrun started; alone, do nothing. A group that is there is taken.
 
     Args:
         device: where training runs: NCCL connects CUDA devices, gloo everything else.
@@ -59,11 +59,12 @@ def joined(device: str) -> Iterator[None]:
     if _objects or (launched.world_size() == 1 and not dist.is_initialized()):
         yield
         return
+    ours = not dist.is_initialized()
     on_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if on_cuda:
         _take_gpu(device)
     try:
-        if not dist.is_initialized():
+        if ours:
             dist.init_process_group("nccl" if on_cuda else "gloo", timeout=_TIMEOUT)
         _objects.append(dist.new_group(backend="gloo", timeout=_LONG_TIMEOUT))
     except (RuntimeError, ValueError) as error:
@@ -73,7 +74,7 @@ def joined(device: str) -> Iterator[None]:
         ) from error
     try:
         yield
-        dist.destroy_process_group()
+        dist.destroy_process_group(None if ours else _objects[0])
     finally:
         # After an error it is left without a farewell: the others must notice, not wait.
         _objects.clear()
@@ -149,6 +150,11 @@ def from_first(value: Value) -> Value:
 def wait_for_first() -> None:
     """Go on when the first process comes here too."""
     from_first(None)
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come here."""
+    from_all(None)
 
 
 def from_all(value: Value) -> list[Value]:

@@ -44,7 +44,7 @@ class LargeBatch:
         normalize: maps uint8 views (…, C, S, S) to normalised floats.
         batch_size: pictures of the global batch, a multiple of the number of processes.
         micro_batch: pictures this process holds activations of at once, a divisor of its share
-            of the batch; 0 for all of them.
+            of the batch; 0, or more than its share, for all of them.
         bn_group: pictures of a batch-norm group, a divisor of the micro-batch, or "global".
         amp: compute embeddings in bfloat16.
         seed: of the orders in which a shuffling method sees pictures.
@@ -66,7 +66,7 @@ class LargeBatch:
         seed: int = 0,
     ) -> None:
         own = _share(batch_size)
-        self.micro_batch = micro_batch or own
+        self.micro_batch = min(micro_batch or own, own)
         self._group = batch_size if bn_group == "global" else int(bn_group)
         self._check(method, own, batch_size)
         self._method, self._normalize = method, normalize
@@ -208,7 +208,7 @@ class LargeBatch:
         return gradients
 
     def _check(self, method: Method, own: int, batch_size: int) -> None:
-        """Refuse sizes and layers with which results would depend on the layout."""
+        """Refuse sizes with which the layout would decide, and layers that would draw twice."""
         if own % self.micro_batch:
             raise UsageError(
                 f"train.micro_batch {self.micro_batch} does not divide the {own} pictures of "

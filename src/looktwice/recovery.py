@@ -68,12 +68,17 @@ def save(run: Run, training: Training, progress: Progress, console: TrainingCons
         RunError: weights that are not finite, which take no good ones' place; or the disk is full.
     """
     check_weights(training, progress)
+    generators = distributed.from_all(generator_tensors())
     if not distributed.is_first():
         return
     parts = {
         "method": training.method.state_dict(),
         "optimizer": optimizer_tensors(training.optimizer),
-        "generators": generator_tensors(),
+        "generators": {
+            f"{rank}.{name}": state
+            for rank, own in enumerate(generators)
+            for name, state in own.items()
+        },
     }
     save_checkpoint(run.checkpoints, progress.step, parts, dataclasses.asdict(progress))
     best = run.checkpoints / checkpoint_name(progress.best_step)
@@ -113,6 +118,9 @@ def restore(run: Run, training: Training, console: TrainingConsole) -> Progress:
             if file.exists():
                 kept = [record for record in read_lines(file) if record["step"] <= last]
                 write_atomic(file, "".join(json.dumps(record) + "\n" for record in kept))
+        if all(record["step"] != progress.told for record in read_lines(run.metrics_file)):
+            progress.told = -1  # its line is lost: what can be measured is measured again
+    progress.told = distributed.from_first(progress.told)
     return progress
 
 
@@ -128,7 +136,7 @@ def put_back(
             raise ValueError("its counters are not those of a run")
         training.method.load_state_dict(parts["method"])
         load_optimizer_tensors(training.optimizer, parts["optimizer"])
-        load_generator_tensors(parts["generators"])
+        _load_own_generators(parts["generators"])
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise RunError(
@@ -136,6 +144,14 @@ def put_back(
             "config.toml back that the run was started with, or start a new run"
         ) from error
     return Progress(**state)
+
+
+def _load_own_generators(states: dict[str, torch.Tensor]) -> None:
+    """Put back this process's generators; one that was not there when they were saved begins."""
+    prefix = f"{distributed.rank()}."
+    own = {name.removeprefix(prefix): t for name, t in states.items() if name.startswith(prefix)}
+    if own or distributed.is_first():
+        load_generator_tensors(own)
 
 
 def last_checkpoint(

@@ -248,15 +248,13 @@ def read_metrics(run: Run) -> list[dict[str, Any]]:
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """Return a file's records, oldest first, up to a line that a crash cut short."""
+    """Return a file's records, oldest first; lines that a crash or a disk hurt are left out."""
     if not file.exists():
         return []
     records = []
     for line in file.read_bytes().splitlines():
-        try:
+        with contextlib.suppress(ValueError):
             records.append(json.loads(line))
-        except ValueError:
-            break
     return records
 
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from looktwice import config as configuration
-from looktwice import distributed
-from looktwice.build import Training, build, settle, settle_micro_batch, with_steps
+from looktwice import distributed, launched
+from looktwice.build import Training, all_threads, build, settle, settle_micro_batch, with_steps
 from looktwice.checkpoint import checkpoint_name, generator_tensors, load_generator_tensors
 from looktwice.config import OWN, Config
 from looktwice.console import TrainingConsole, clock, epoch_line
@@ -230,12 +230,22 @@ def resume(
         with _held(run):
             splits = splits or open_data(config.data)
             check_pictures(run, splits)
-            training = build(config, splits, method)
+            distributed.wait_for_all()  # one may have had a million files to list
+            training = build(_sharing_cores(config, console), splits, method)
             progress = restore(run, training, console)
             console.say(f"{run.path} goes on at step {progress.step} of {config.train.steps}")
             with _tracked(run, training, progress.step):
                 train(run, training, progress, console)
     return run
+
+
+def _sharing_cores(config: Config, console: TrainingConsole) -> Config:
+    """Lower the threads of a run that goes on with more processes than it was begun with."""
+    threads = all_threads()
+    if launched.local_world_size() == 1 or config.train.threads <= threads:
+        return config
+    console.say(f"torch threads in each process: {threads} instead of {config.train.threads}")
+    return configuration.with_values(config, {"train.threads": threads})
 
 
 def describe(training: Training) -> str:
@@ -403,7 +413,7 @@ def _labels(training: Training, batch: Batch) -> torch.Tensor | None:
     labels = training.splits.train.labels
     if not training.method.uses_labels or labels is None:
         return None
-    return torch.from_numpy(labels[batch.indices]).to(training.device)
+    return torch.from_numpy(labels[batch.shown]).to(training.device)
 
 
 def skip(
@@ -421,7 +431,7 @@ def skip(
     """
     progress.skipped += 1
     progress.skipped_in_row += 1
-    samples = [i for own in distributed.from_all(batch.indices.tolist()) for i in own]
+    samples = [i for own in distributed.from_all(batch.shown.tolist()) for i in own]
     if distributed.is_first():
         _write_down(run, training, batch, samples, error, console)
     check_weights(training, progress)
@@ -535,7 +545,8 @@ def _saving_when_stopped(
     try:
         yield
     except Stopped:
-        if not (run.checkpoints / checkpoint_name(progress.step)).exists():
+        saved = (run.checkpoints / checkpoint_name(progress.step)).exists()
+        if not distributed.from_first(saved):
             save(run, training, progress, console)
         distributed.wait_for_first()  # it saves; torchrun ends all when one ends
         console.say(

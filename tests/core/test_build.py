@@ -3,11 +3,13 @@
 import hashlib
 import io
 import json
+import os
 
 import numpy as np
 import pytest
 import torch
 
+from looktwice import build as building
 from looktwice import config as configuration
 from looktwice import train
 from looktwice.augment import policy
@@ -304,3 +306,16 @@ def test_a_tracker_is_asked_for_where_it_is_missing(monkeypatch, name):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(UsageError, match=rf"pip install 'looktwice\[{name}\]'"):
         built(**{"train.tracker": name})
+
+
+def test_free_memory_is_that_of_the_machine_and_of_the_control_group(tmp_path, monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(building, "CONTROL_GROUP", tmp_path)
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert whole / 100 < building.free_memory(cpu) < whole  # no limit
+    told = {"max": "5000\n", "current": "4000\n", "stat": "anon 1\ninactive_file 300\n"}
+    for name, text in told.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert building.free_memory(cpu) == 1300
+    (tmp_path / "memory.max").write_text("max\n")
+    assert building.free_memory(cpu) > 5000

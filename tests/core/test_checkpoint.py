@@ -5,7 +5,9 @@ import os
 import resource
 
 import pytest
+import safetensors.torch
 import torch
+from torch import nn
 
 from looktwice.checkpoint import (
     list_checkpoints,
@@ -32,7 +34,7 @@ def test_round_trip_is_exact(tmp_path):
     assert loaded["b"] == {}
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lars"])
 def test_optimisers_go_on_bit_for_bit(name):
     def make():
         torch.manual_seed(0)
@@ -147,3 +149,32 @@ def test_a_pipe_in_the_manifests_place_is_not_waited_for(tmp_path):
     os.mkfifo(path / "manifest.json")
     with pytest.raises(DamagedError, match=r"manifest.json is missing"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "lars"])
+def test_an_optimiser_is_put_back_with_its_layout_in_memory(name):
+    def made():
+        torch.manual_seed(0)
+        network = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
+        optimizer = build_optimizer(network, name=name, momentum=0.9, weight_decay=0.1)
+        return network, optimizer
+
+    def step(network, optimizer):
+        for parameter in network.parameters():
+            parameter.grad = torch.full_like(parameter, 0.5)
+        optimizer.step()
+
+    network, optimizer = made()
+    step(network, optimizer)
+    tensors = safetensors.torch.load(
+        safetensors.torch.save({k: t.contiguous() for k, t in optimizer_tensors(optimizer).items()})
+    )
+    other, again = made()
+    other.load_state_dict(network.state_dict())
+    load_optimizer_tensors(again, tensors)
+    strides = {k: t.stride() for k, t in optimizer_tensors(optimizer).items()}
+    assert {k: t.stride() for k, t in optimizer_tensors(again).items()} == strides
+    step(network, optimizer)
+    step(other, again)
+    for a, b in zip(network.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)

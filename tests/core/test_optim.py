@@ -37,7 +37,7 @@ def test_warm_up_is_capped_at_a_tenth_of_a_short_run():
     assert warmup_steps(0, steps_per_epoch=30, total_steps=200) == 0
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lars"])
 def test_biases_and_normalisation_are_not_decayed(name):
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     optimizer = build_optimizer(module, name=name, momentum=0.9, weight_decay=0.5)

@@ -177,9 +177,23 @@ def expected_policies():
             augment.policy("downcrop", base="aug-plus", **down),
         )
         yield f"moco-triple-crop-{data}", augment.policy("triple-crop", size=full)
-    yield "simclr-imagenet", augment.policy("simclr", size=224)
-    for name in ("simclr-cifar10", "simclr-cifar10-official", "simclr-cifar10-accumulate"):
-        yield name, augment.policy("simclr-cifar", size=32)
+    simclr = (  # google-research/simclr, data_util.py, number by number
+        augment.RandomResizedCrop(224, (0.08, 1.0), (3 / 4, 4 / 3), interpolation="bicubic"),
+        augment.HorizontalFlip(0.5),
+        augment.ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8),
+        augment.Grayscale(0.2),
+        augment.GaussianBlur(p=0.5),
+    )
+    yield "simclr-imagenet", augment.Policy((simclr, simclr))
+    cifar = (
+        augment.RandomResizedCrop(32, (0.08, 1.0), (3 / 4, 4 / 3), interpolation="bicubic"),
+        augment.HorizontalFlip(0.5),
+        augment.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+        augment.Grayscale(0.2),
+    )
+    for name in ("simclr-cifar10", "simclr-cifar10-official"):
+        yield name, augment.Policy((cifar, cifar))
+    yield "simclr-cifar10-accumulate", augment.policy("simclr-cifar", size=32)
     yield "simclr-200", augment.policy("simclr", size=96, blur_p=1.0)
     yield "simclr-200-cifar10", augment.policy("simclr", size=32, blur_p=1.0)
     yield "moco-v1-imagenet", augment.policy("moco-v1", size=224)

@@ -219,6 +219,21 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_taken(undisturbed, t
     assert_equal_runs(undisturbed, copy)
 
 
+def test_lines_that_a_disk_hurt_cost_no_others(undisturbed, tmp_path):
+    copy = Run(tmp_path / "copy")
+    shutil.copytree(undisturbed.path, copy.path)
+    copy.summary_file.unlink()
+    lines = copy.metrics_file.read_bytes().splitlines(keepends=True)
+    lines[2] = lines[2].replace(b'"epoch"', b'"epo\xffch')
+    lines[-1] = b"\0" * 40 + b"\n"
+    copy.metrics_file.write_bytes(b"".join(lines))
+    train.resume(copy.path, file=io.StringIO(), splits=splits())
+    assert [r["step"] for r in untimed(copy)] == [0, 6, 18, 24]
+    whole = untimed(undisturbed)
+    assert untimed(copy)[-1] | {"loss": 0, "top1": 0} == whole[-1] | {"loss": 0, "top1": 0}
+    assert copy.summary_file.exists()
+
+
 def test_two_processes_never_train_in_one_folder(undisturbed, tmp_path):
     copy = Run(tmp_path / "copy")
     shutil.copytree(undisturbed.path, copy.path)

@@ -132,25 +132,29 @@ def test_bad_pictures_are_replaced_by_the_next_good_one_and_listed_once():
             (p + 31 * epoch + 101 * i + 5) % 251 for p, i in zip(pictures, indices, strict=True)
         ]
         assert np.frombuffer(views, np.uint8).reshape(5, 2, 16)[:, 0, 0].tolist() == expected
+    for batch in loader.batches(0, 4):
+        shown = [{3: 5, 4: 5, 9: 0}.get(i, i) for i in batch.indices.tolist()]
+        assert batch.shown.tolist() == shown
     assert {i: (b.identifier, b.reason) for i, b in loader.bad_pictures.items()} == {
         i: (f"{i}.png", f"damage {i}") for i in (3, 4, 9)
     }
 
 
-def _steps_until_error(**settings):
-    loader = _loader(Pictures(300, bad=range(0, 300, 20)), **settings)
+def _steps_until_error(bad, **settings):
+    loader = _loader(Pictures(300, bad=bad), **settings)
     steps = []
     with pytest.raises(DataError) as caught:
         steps.extend(batch.step for batch in loader.batches(0, 1000))
     return len(steps), str(caught.value), sorted(loader.bad_pictures)
 
 
-def test_too_many_bad_pictures_stop_at_the_same_step_for_any_threads():
-    reference = _steps_until_error(threads=0, max_bad=0.02)
+@pytest.mark.parametrize("bad", [range(0, 300, 20), range(100, 109)])  # here and there; at once
+def test_too_many_bad_pictures_stop_at_the_same_step_for_any_threads(bad):
+    reference = _steps_until_error(bad, threads=0, max_bad=0.02)
     assert reference[0] > 0
     assert len(reference[2]) > 6
     for threads, depth in ((1, 1), (2, 4), (4, 9)):
-        assert _steps_until_error(threads=threads, depth=depth, max_bad=0.02) == reference
+        assert _steps_until_error(bad, threads=threads, depth=depth, max_bad=0.02) == reference
 
 
 def test_one_of_fifty_is_too_many_by_default_and_the_message_mends_it():

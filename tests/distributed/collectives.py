@@ -3,10 +3,15 @@
 import copy
 import sys
 
+import numpy as np
 import torch
 from torch import nn
 
-from looktwice import distributed
+from looktwice import distributed, recovery
+from looktwice.build import build, settle
+from looktwice.checkpoint import generator_tensors
+from looktwice.config import resolve
+from looktwice.data import open_splits
 from looktwice.models import Grouping, group_batch_norm, update_running_statistics
 
 ROWS = 6
@@ -144,6 +149,27 @@ def check_batch_norm():
         torch.testing.assert_close(layer(x), plain(x), rtol=1e-12, atol=1e-12)
 
 
+def check_random_numbers():
+    """Weights begin alike; what layers draw does not; and a restart goes on where it stood."""
+    rank, world = distributed.rank(), distributed.world_size()
+    splits = open_splits(np.zeros((60, 12, 12, 1), np.uint8))
+    flags = {"train.steps": 1, "train.batch_size": 4 * world, "train.bn_group": 4}
+    training = build(settle(resolve(recipe="simclr-tiny", flags=flags, environ={}), splits), splits)
+    weights = [p.double().sum().item() for p in training.method.parameters()]
+    assert distributed.from_all(weights) == [weights] * world
+    states = {
+        f"{r}.{name}": state
+        for r, own in enumerate(distributed.from_all(generator_tensors()))
+        for name, state in own.items()
+    }
+    drawn = torch.rand(3).tolist()
+    assert len({tuple(each) for each in distributed.from_all(drawn)}) == world
+    recovery._load_own_generators(states)
+    assert torch.rand(3).tolist() == drawn
+    recovery._load_own_generators({"0.cpu": states["0.cpu"]})  # of a run of one process
+    assert (torch.rand(3).tolist() == drawn) == (rank == 0)
+
+
 def main():
     torch.set_num_threads(1)
     with distributed.joined("cpu"), distributed.joined("cpu"):
@@ -153,6 +179,7 @@ def main():
         check_values()
         check_copies()
         check_batch_norm()
+        check_random_numbers()
         if distributed.is_first():
             print("all checks passed")
 

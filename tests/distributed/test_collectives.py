@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from looktwice import build, distributed, launched
 from looktwice.augment import policy
@@ -134,3 +135,15 @@ def test_a_rank_alone_makes_no_process_silent(monkeypatch, capsys):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert main(["recipes"]) == 0
     assert "simclr" in capsys.readouterr().out
+
+
+def test_a_group_of_the_callers_is_taken_and_left(tmp_path):
+    dist.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1
+    )
+    try:
+        with distributed.joined("cpu"):
+            assert distributed.from_all(3) == [3]
+        assert dist.is_initialized()
+    finally:
+        dist.destroy_process_group()

@@ -141,7 +141,10 @@ def without_the_end(run, folder, step):
 
 def test_a_run_of_one_process_is_resumed_by_two(alone, torchrun, tmp_path):
     copy = without_the_end(alone, tmp_path / "copy", 4)
+    whole = copy.config_file.read_text().replace("micro_batch = 0", "micro_batch = 8")
+    copy.config_file.write_text(whole.replace("\nthreads = 1\n", "\nthreads = 64\n"))
     done = torchrun("resume", copy.path)
+    assert re.search(r"torch threads in each process: \d+ instead of 64", done.out), done
     assert done.code == 0, done
     assert_close_runs(alone, copy)
 

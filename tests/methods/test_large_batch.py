@@ -194,6 +194,11 @@ def test_random_layers_are_welcome_where_nothing_is_computed_twice():
 
 def test_without_batch_norm_the_group_does_not_matter():
     cached(simclr(vit, norm="none"), micro_batch=4, bn_group="global")
+
+
+def test_a_piece_larger_than_the_share_is_the_share():
+    """So that a run of one process whose piece was its batch goes on in two."""
+    assert cached(simclr(vit, norm="none"), micro_batch=64).micro_batch == 16
     cached(simclr(vit, norm="none"), bn_group=5)
 
 

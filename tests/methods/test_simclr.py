@@ -13,8 +13,8 @@ from looktwice.methods import Embedded, Parts, build_method
 from looktwice.run import read_metrics
 
 
-def build(name="simclr", **parts):
-    config = MethodConfig(name=name, temperature=0.3)
+def build(name="simclr", settings=None, **parts):
+    config = MethodConfig(name=name, temperature=0.3, **(settings or {}))
     given = {
         "backbone": nn.Flatten(),
         "projection_head": nn.Identity(),
@@ -44,6 +44,30 @@ def test_the_loss_is_the_mean_of_nt_xent_over_pairs_of_views(num_views, num_full
     assert method.loss(Embedded(z)).item() == pytest.approx(expected, rel=1e-12)
     alike = method.loss(Embedded(torch.ones_like(z))).item()
     assert alike == pytest.approx(method.chance_loss(6)) == pytest.approx(math.log(11))
+
+
+@pytest.mark.parametrize("loss", ["margin", "nt-logistic"])
+def test_with_semi_hard_negatives_no_loss_is_that_of_guessing(loss):
+    """All alike, no negative is farther than the positive: a collapse would look perfect."""
+    method = build(settings={"loss": loss, "semi_hard": True})
+    assert method.chance_loss(6) is None
+    assert build(settings={"loss": loss}).chance_loss(6) > 0
+
+
+@pytest.mark.parametrize("name", ["moco", "moco-v3"])
+@pytest.mark.parametrize(("num_views", "num_full"), [(2, 1), (3, 1), (4, 2), (2, 2), (3, 3)])
+def test_the_task_is_never_to_find_oneself(name, num_views, num_full):
+    """Of features that are a view's alone, none finds another view's."""
+    torch.manual_seed(0)
+    method = build(name, num_views=num_views, num_full=num_full, embedding_dim=25,
+                   backbone=nn.Sequential(nn.Flatten(), nn.Linear(25, 25)),
+                   settings={"queue_size": 4096})  # fmt: skip
+    views = [torch.randn(64, 1, 1, 5, 5) for _ in range(num_views)]
+    groups = tuple(torch.cat(v, dim=1) for v in (views[:num_full], views[num_full:]) if v)
+    with torch.no_grad():
+        batch = Embedded(method.embed(groups), method.embed_target(groups))
+    assert method.top1(batch) < 0.2
+    assert math.isfinite(method.loss(batch).item())
 
 
 def test_views_of_several_sizes_are_embedded_in_order():

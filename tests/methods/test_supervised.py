@@ -1,6 +1,7 @@
 """Learning with labels: the formulas, and what is refused."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import oracles
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from looktwice import train
 from looktwice.errors import UsageError
 from looktwice.methods import Embedded, SupCon, Supervised
 from looktwice.run import read_metrics
@@ -80,3 +82,13 @@ def test_labels_follow_their_pictures(pretrain):
            "optim.base_lr": 0.5},
     )  # fmt: skip
     assert read_metrics(run)[-1]["top1"] > 0.9
+
+
+def test_what_stands_in_for_a_bad_picture_keeps_its_own_label():
+    training = SimpleNamespace(
+        splits=SimpleNamespace(train=SimpleNamespace(labels=np.arange(10) % 4)),
+        method=SimpleNamespace(uses_labels=True),
+        device="cpu",
+    )
+    batch = SimpleNamespace(indices=np.array([2, 5, 7]), shown=np.array([2, 6, 7]))
+    assert train._labels(training, batch).tolist() == [2, 2, 3]

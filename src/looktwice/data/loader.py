@@ -40,7 +40,8 @@ class Batch:
     Attributes:
         step: global step, from 0.
         epoch: pass through the source, from 0.
-        indices: int64 (B,), samples whose views these are.
+        indices: int64 (B,), samples whose turn it is: the keys of the views.
+        shown: int64 (B,), samples whose views these are: `indices`, but for bad pictures.
         views: uint8 (B, views, S, S, C), one array for each size of views, in the order of
             `Policy.groups`.
     """
@@ -48,6 +49,7 @@ class Batch:
     step: int
     epoch: int
     indices: NDArray[np.int64]
+    shown: NDArray[np.int64]
     views: tuple[Views, ...]
 
 
@@ -70,6 +72,7 @@ class _Task:
 
     epoch: int
     indices: NDArray[np.int64]
+    shown: NDArray[np.int64]
     views: tuple[Views, ...]
     bad: dict[int, BadPicture]
     stopped: Callable[[], bool]
@@ -77,6 +80,14 @@ class _Task:
 
 class _Stopped(Exception):  # noqa: N818
     """Nobody wants the batch any more; no consumer sees this."""
+
+
+class _TooMany(Exception):  # noqa: N818
+    """One batch met more bad pictures than the source may have; the consumer counts them."""
+
+    def __init__(self, bad: dict[int, BadPicture]) -> None:
+        self.bad = bad
+        super().__init__()
 
 
 class Loader:
@@ -167,7 +178,10 @@ class Loader:
 
     def _until_stopped(self, batches: Generator[Batch]) -> Generator[Batch]:
         with contextlib.suppress(_Stopped), contextlib.closing(batches):
-            yield from batches
+            try:
+                yield from batches
+            except _TooMany as error:
+                self.add_bad(error.bad)
 
     def _one_by_one(self, steps: range, stopped: Callable[[], bool]) -> Generator[Batch]:
         views = self._new_views()
@@ -214,12 +228,12 @@ class Loader:
         epoch, batch = divmod(step, self.steps_per_epoch)
         positions = batch * self._batch_size + np.array(self._share)
         indices = permute(len(self._source), self._seed, epoch, positions)
-        task = _Task(epoch, indices, views, {}, stopped)
+        task = _Task(epoch, indices, indices.copy(), views, {}, stopped)
         if self._scaled_decoding and self._source.is_encoded:
             self._fill(task, self._source.encoded, self._decode_and_apply)
         else:
             self._fill(task, self._source.image, self._apply)
-        return Batch(step, epoch, indices, views), task.bad
+        return Batch(step, epoch, indices, task.shown, views), task.bad
 
     def _fill(
         self,
@@ -233,8 +247,8 @@ class Loader:
         """
         pictures: list[_Readable] = []
         held = done = 0
-        for position, index in enumerate(task.indices.tolist(), start=1):
-            pictures.append(self._first_good(index, read, task))
+        for position in range(1, len(task.indices) + 1):
+            pictures.append(self._first_good(position - 1, read, task))
             held += pictures[-1].nbytes
             if held > MAX_HELD or position == len(task.indices):
                 make_views(task, slice(done, position), pictures)
@@ -265,7 +279,7 @@ class Loader:
             try:
                 decoded.append(pictures[n].decode(eighths))
             except ValueError:
-                whole = Whole(self._first_good(int(keys[n]), self._source.image, task))
+                whole = Whole(self._first_good(part.start + n, self._source.image, task))
                 rows[n] = self._sample(task, keys[n : n + 1], [whole])[0]
                 decoded.append(whole.decode())
         self._policy.apply(
@@ -289,20 +303,26 @@ class Loader:
             widths=[picture.width for picture in pictures],
         )
 
-    def _first_good(self, index: int, read: Callable[[int], _Readable], task: _Task) -> _Readable:
-        """Read picture `index`, or the next good one; `task.bad` grows by those met before it."""
+    def _first_good(
+        self, position: int, read: Callable[[int], _Readable], task: _Task
+    ) -> _Readable:
+        """Read the picture of a position, or the next good one, and note which in `task.shown`.
+
+        `task.bad` grows by those met before it.
+        """
+        index = int(task.indices[position])
         while True:
             if task.stopped():
                 raise _Stopped
             try:
-                return read(index)
+                picture = read(index)
             except BadPictureError as error:
                 task.bad[index] = BadPicture(error.identifier, error.reason)
-            try:
-                self._check_bad(task.bad)
-            except DataError:  # by themselves too many: the rest need not be read
-                self.bad_pictures.update(task.bad)
-                raise
+            else:
+                task.shown[position] = index
+                return picture
+            if self._too_many(task.bad):  # by themselves: the rest need not be read
+                raise _TooMany(task.bad)
             index = (index + 1) % len(self._source)
 
     def _accept(self, batch: Batch, bad: dict[int, BadPicture]) -> Batch:
@@ -321,10 +341,14 @@ class Loader:
         self.bad_pictures.update(bad)
         self._check_bad(self.bad_pictures)
 
-    def _check_bad(self, bad: dict[int, BadPicture]) -> None:
+    def _too_many(self, bad: dict[int, BadPicture]) -> bool:
         length = len(self._source)
-        if len(bad) < length and len(bad) <= self._max_bad * length:
+        return len(bad) == length or len(bad) > self._max_bad * length
+
+    def _check_bad(self, bad: dict[int, BadPicture]) -> None:
+        if not self._too_many(bad):
             return
+        length = len(self._source)
         examples = "; ".join(
             f"{bad[index].identifier!r} ({bad[index].reason})"
             for index in sorted(bad)[:NUM_EXAMPLES]

@@ -64,8 +64,11 @@ class Method(nn.Module, ABC):
         """Return the scalar loss of a whole batch; equal on every process."""
 
     @abstractmethod
-    def chance_loss(self, batch_size: int) -> float:
-        """Return the loss of an encoder that tells no picture from another, in nats."""
+    def chance_loss(self, batch_size: int) -> float | None:
+        """Return the loss of an encoder that tells no picture from another, in nats.
+
+        None where there is no such level, as with semi-hard negatives.
+        """
 
     def embed(self, views: Views) -> Tensor:
         """Map views to embeddings (B, V, D); views of one size share their batch-norm groups."""

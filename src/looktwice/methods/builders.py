@@ -93,7 +93,7 @@ def _simclr(config: MethodConfig, parts: Parts) -> Method:
 
 
 def _moco(config: MethodConfig, parts: Parts) -> Method:
-    pair = parts.num_views == 2 and not config.symmetric
+    pair = parts.num_views == parts.num_full == 2 and not config.symmetric
     pairs = ((0, 1),) if pair else _ordered_pairs(parts)
     new_keys = parts.batch_size * len({key for _, key in pairs})
     if new_keys > config.queue_size:
@@ -158,7 +158,7 @@ def _ordered_pairs(parts: Parts) -> Pairs:
     return tuple((i, j) for i in range(parts.num_views) for j in range(parts.num_full) if i != j)
 
 
-_PairLoss = tuple[PairLoss, Callable[[int], float]]
+_PairLoss = tuple[PairLoss, Callable[[int], float] | None]
 
 
 def _nt_xent(config: MethodConfig) -> _PairLoss:
@@ -179,7 +179,7 @@ def _nt_logistic(config: MethodConfig) -> _PairLoss:
         temperature=config.temperature,
         normalize=config.normalize,
         semi_hard=config.semi_hard,
-    ), lambda _: losses.nt_logistic_chance()
+    ), None if config.semi_hard else lambda _: losses.nt_logistic_chance()
 
 
 def _margin(config: MethodConfig) -> _PairLoss:
@@ -188,7 +188,7 @@ def _margin(config: MethodConfig) -> _PairLoss:
         margin=config.margin,
         normalize=config.normalize,
         semi_hard=config.semi_hard,
-    ), lambda _: losses.margin_triplet_chance(config.margin)
+    ), None if config.semi_hard else lambda _: losses.margin_triplet_chance(config.margin)
 
 
 PAIR_LOSSES: Final[dict[str, Callable[[MethodConfig], _PairLoss]]] = {

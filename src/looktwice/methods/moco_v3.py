@@ -51,6 +51,7 @@ class MoCoV3(Method):
         self._temperature, self._normalize = temperature, normalize
         self._momentum, self._schedule = momentum, momentum_schedule
         self._pairs = pairs
+        self._queries = sorted({query for query, _ in pairs})
         self._keys = sorted({key for _, key in pairs})
 
     def project(self, pictures: Tensor) -> Tensor:
@@ -59,9 +60,8 @@ class MoCoV3(Method):
         return predictions
 
     def embed(self, views: Views) -> Tensor:
-        """Map views to predictions (B, V, D), one view at a time, as published."""
-        every = range(sum(part.shape[1] for part in views))
-        queries = [over_views(self.project, (view,)) for view in chosen(views, list(every))]
+        """Map views to predictions (B, queries, D), one view at a time, as published."""
+        queries = [over_views(self.project, (view,)) for view in chosen(views, self._queries)]
         return torch.cat(queries, dim=1)
 
     def embed_target(self, views: Views) -> Tensor:
@@ -74,7 +74,7 @@ class MoCoV3(Method):
         assert batch.target is not None
         losses = [
             info_nce(
-                batch.online[:, query],
+                batch.online[:, self._queries.index(query)],
                 batch.target[:, self._keys.index(key)],
                 temperature=self._temperature,
                 normalize=self._normalize,
@@ -85,8 +85,7 @@ class MoCoV3(Method):
 
     def chance_loss(self, batch_size: int) -> float:
         """Return 2τ log B for each query."""
-        queries = len({query for query, _ in self._pairs})
-        return queries * 2 * self._temperature * info_nce_chance(batch_size)
+        return len(self._queries) * 2 * self._temperature * info_nce_chance(batch_size)
 
     def after_step(self, batch: Embedded, progress: float) -> None:  # noqa: ARG002
         """Move the momentum encoder."""

@@ -21,7 +21,7 @@ class SimCLR(Method):
         backbone: pictures to features.
         projection_head: features to embeddings.
         loss: of the embeddings of two views, each (B, D), such as `losses.nt_xent`.
-        chance: the loss for B pictures when all embeddings are alike.
+        chance: the loss for B pictures when all embeddings are alike; None without such a level.
         pairs: of views; the loss is the mean over them.
     """
 
@@ -31,7 +31,7 @@ class SimCLR(Method):
         projection_head: nn.Module,
         *,
         loss: PairLoss,
-        chance: Callable[[int], float],
+        chance: Callable[[int], float] | None,
         pairs: Pairs = ((0, 1),),
     ) -> None:
         super().__init__()
@@ -49,6 +49,6 @@ class SimCLR(Method):
         z = batch.online
         return torch.stack([self._loss(z[:, i], z[:, j]) for i, j in self._pairs]).mean()
 
-    def chance_loss(self, batch_size: int) -> float:
+    def chance_loss(self, batch_size: int) -> float | None:
         """Return what the loss of embeddings that are all alike is."""
-        return self._chance(batch_size)
+        return self._chance(batch_size) if self._chance else None
