@@ -133,6 +133,8 @@ def test_one_branch_leaves_the_other_cropped():
     chain = policy("one-branch", size=32, operations=("color", "rotate"))
     assert [step.name for step in chain.views[0]] == ["crop", "jitter", "gray", "quarter-turn"]
     assert chain.views[1] == (RandomResizedCrop(32),)
+    changed = policy("one-branch", size=32, operations=("color",), strength=0.5, gray_p=0.0)
+    assert changed.views[0][1:] == (ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),)
     assert {*BRANCH} == {"crop", "cutout", "color", "sobel", "noise", "blur", "rotate"}
 
 
@@ -180,6 +182,9 @@ def test_printing_names_every_operation_and_number():
         (lambda: policy("simclr", size=8, operations=("blur",)), "operations"),
         (lambda: policy("one-branch", size=8, operations=("blurr",)), "did you mean 'blur'"),
         (lambda: policy("simclr", size=8, strength=-1.0), "strength"),
+        (lambda: policy("supervised", size=8, strength=-1.0), "strength"),
+        (lambda: policy("eval", size=8, min_scale=0.5), "CenterCrop has no scale"),
+        (lambda: policy("simclr", size=8).without("crop"), "a view needs its crop"),
         (lambda: policy("simclr", size=8).without("grey"), "did you mean 'gray'"),
         (lambda: policy("simclr", size=8).replace("gray", q=1), "gray has no 'q'"),
         (lambda: policy("simclr", size=8).replace("gray", p=1.5), "p must be a number in"),

@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 
 from looktwice.augment import (
+    Box,
     ColorJitter,
     GaussianBlur,
     Grayscale,
     HorizontalFlip,
+    Operation,
     Policy,
+    RandomErasing,
     RandomResizedCrop,
     applying,
     compiling,
@@ -385,3 +388,14 @@ def test_a_failing_slice_is_told_and_the_others_have_ended():
     assert len(ended) == 4
     in_slices(ended.append, 0, 2)
     assert len(ended) == 4
+
+
+def test_an_operation_draws_one_box_at_most():
+    class TwoHoles(Operation):
+        name, kernel, p = "two-holes", RandomErasing.kernel, 1.0
+
+        def draws(self, size, epoch):
+            return {"a": Box((0.1, 0.2), (0.5, 2.0)), "b": Box((0.1, 0.2), (0.5, 2.0))}
+
+    with pytest.raises(UsageError, match="draws two boxes"):
+        policy("simclr", size=8).then(TwoHoles())

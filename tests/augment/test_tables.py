@@ -13,6 +13,8 @@ from looktwice.augment import Policy, from_tables, from_toml, policy, to_tables,
 from looktwice.augment.named import DERIVED, NAMED
 from looktwice.errors import UsageError
 
+JITTER = """[[views]]
+operations = [{{ name = "crop", size = 8 }}, {{ name = "jitter", schedule = {} }}]"""
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "augmentation.md"
 
 
@@ -35,6 +37,12 @@ def test_fields_left_out_take_their_defaults():
         ("views = 3", "consists of"),
         ("[[views]]\ncount = 2", "list of operations"),
         ('[[views]]\ncount = 0\noperations = [{ name = "crop", size = 8 }]', "count"),
+        ('[[views]]\ncount = 10000000000\noperations = [{ name = "crop", size = 8 }]', "count"),
+        ('[[views]]\noperations = [{ name = ["crop"] }]', "no operation is called"),
+        *(
+            (JITTER.format(bad), "schedule must be pairs")
+            for bad in ("[[50, 1.5, 2]]", "[[50]]", "[50]", '"ab"')
+        ),
         ('[[views]]\nn = 0\noperations = [{ name = "crop", size = 8 }]', "'n'"),
         ('[[views]]\noperations = [{ name = "crop" }]', "size"),
         ('[[views]]\noperations = [{ name = "crap", size = 8 }]', "'crop'"),

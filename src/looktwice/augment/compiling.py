@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, final
@@ -58,6 +59,10 @@ def entry(function: Callable[..., None]) -> Any:
     return _cached(functools.partial(_njit, nogil=True, error_model="numpy"), function)
 
 
+_COMPILING: Final = threading.RLock()
+"""Two threads shall not compile a kernel twice, nor one while another asks for what it calls."""
+
+
 @final
 class Kernel:
     """A function that kernels reach by its address; compiled when that is first asked for.
@@ -69,9 +74,14 @@ class Kernel:
     def __init__(self, function: Callable[..., None], signature: Any) -> None:
         self._function, self._signature = function, signature
 
-    @functools.cached_property
+    @property
     def address(self) -> int:
         """Where the compiled function begins, for `call`."""
+        with _COMPILING:
+            return self._address
+
+    @functools.cached_property
+    def _address(self) -> int:
         compiler = functools.partial(numba.cfunc, self._signature, error_model="numpy")
         self._compiled = _cached(compiler, self._function)
         return int(self._compiled.address)
@@ -86,7 +96,9 @@ def kernel(function: Callable[..., None]) -> Kernel:
     """Declare a function (planes, drawn, constants, room) -> None as an operation's kernel.
 
     It is compiled by Numba in nopython mode, may call what Numba compiles, and changes `planes`
-    in place:
+    in place. The compiled code is kept on disk: Numba notices when the function's own file changes,
+    and not when another file does whose functions or constants it uses; keep these in one file, or
+    remove ``__pycache__``.
 
     - planes: uint8 (C, S, S), C 1 or 3: the view.
     - drawn: float64, the numbers drawn for it in the order of `Operation.draws`.

@@ -223,14 +223,18 @@ def policy(
             f"policy {name!r}: no base is called {source!r}.{did_you_mean(str(source), NAMED)}"
         )
     check_whole(f"policy {name!r}", "size", size, 1, MAX_SIZE)
+    if strength is not None:
+        check_number("policy", "strength", strength, 0.0, 100.0)
+    plain = NAMED[source](size)
+    if operations:
+        plain = ((plain[0][0], *_branch(operations)),)
     edits = {"flip": flip_p, "jitter": jitter_p, "gray": gray_p, "blur": _blur_p(blur, blur_p)}
-    if blur and blur_p is None and _has(NAMED[source](size), "blur"):
+    if blur and blur_p is None and _has(plain, "blur"):
         edits["blur"] = None
     if name == "downcrop" and min_scale is None:
         min_scale = 0.2
     views = tuple(
-        _edited(view, strength, min_scale, max_scale, interpolation, edits)
-        for view in NAMED[source](size)
+        _edited(view, strength, min_scale, max_scale, interpolation, edits) for view in plain
     )
     match name:
         case "triple-crop":
@@ -238,8 +242,7 @@ def policy(
         case "multi-crop":
             return _multi_crop(views, size, min_scale, max_scale, small_views, small_size)
         case "one-branch":
-            crop = views[0][:1]
-            return Policy(((*crop, *_branch(operations)) if operations else views[0], crop))
+            return Policy((views[0], views[0][:1]))
     default = 1 if name in ("supervised", "eval") else 2
     return Policy(_cycled(views, default if num_views is None else num_views))
 
@@ -302,6 +305,8 @@ def _edited(
             high if max_scale is None else max_scale,
         )
         crop = dataclasses.replace(crop, scale=(low, high))
+    elif (min_scale, max_scale) != (None, None):
+        raise UsageError(f"policy: {type(crop).__name__} has no scale; leave min and max_scale out")
     if interpolation is not None:
         crop = dataclasses.replace(crop, interpolation=interpolation)
     steps: list[Any] = list(view[1:])
@@ -318,7 +323,6 @@ def _stronger(step: Operation, strength: float | None) -> Operation:
     """Return a colour jitter with its strengths multiplied, anything else as it is."""
     if strength is None or not isinstance(step, ColorJitter):
         return step
-    check_number("policy", "strength", strength, 0.0, 100.0)
     parts = {name: strength * getattr(step, name) for name in JITTER_PARTS}
     return dataclasses.replace(step, **parts)
 

@@ -135,8 +135,10 @@ class Policy:
         )
 
     def without(self, *names: str) -> Policy:
-        """Return a policy without the operations of some names (UsageError: none is there)."""
+        """Return a policy without the operations of some names (UsageError: none, or a crop)."""
         self._check_names(*names)
+        if any(_crop(view).name in names for view in self.views):
+            raise UsageError("Policy: a view needs its crop; change it with .replace")
         return self._map(lambda view: view[:1] + tuple(o for o in view[1:] if o.name not in names))
 
     def only(self, *names: str) -> Policy:
@@ -525,11 +527,19 @@ def _check_views(views: tuple[View, ...]) -> None:
         for step in view:
             if not isinstance(step, (Operation, RandomResizedCrop, CenterCrop, Resize)):
                 raise UsageError(f"Policy: view {v} holds {step!r}, which is no operation")
+            if isinstance(step, Operation) and _num_boxes(step) > 1:
+                raise UsageError(
+                    f"Policy: view {v}: {step.name!r} draws two boxes; one can be drawn"
+                )
         if [isinstance(step, Operation) for step in view] != [False] + [True] * (len(view) - 1):
             raise UsageError(
                 f"Policy: view {v} must begin with its only crop (RandomResizedCrop, CenterCrop "
                 f"or Resize), found {', '.join(type(o).__name__ for o in view)}"
             )
+
+
+def _num_boxes(step: Operation) -> int:
+    return sum(isinstance(draw, Box) for draw in step.draws(1, 0).values())
 
 
 def _flip_first(view: View) -> list[int]:

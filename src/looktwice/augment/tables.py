@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from looktwice.augment.operations import CenterCrop, Crop, Operation, RandomResizedCrop, Resize
-from looktwice.augment.policy import Policy, View
+from looktwice.augment.policy import MAX_VIEWS, Policy, View
 from looktwice.config import toml_value
 from looktwice.errors import UsageError, did_you_mean
 
@@ -42,8 +42,8 @@ def from_tables(tables: Sequence[Any], where: str = "policy") -> Policy:
         if unknown := sorted(table.keys() - {"count", "operations"}):
             raise UsageError(f"{here} has {unknown[0]!r}; it takes count and operations")
         count = table.get("count", 1)
-        if type(count) is not int or count < 1:
-            raise UsageError(f"{here}.count must be a whole number above 0, found {count!r}")
+        if type(count) is not int or not 1 <= count <= MAX_VIEWS:
+            raise UsageError(f"{here}.count must be 1 to {MAX_VIEWS}, found {count!r}")
         steps = [
             _from_table(step, f"{here}.operations[{place}]")
             for place, step in enumerate(table["operations"])
@@ -86,8 +86,8 @@ def _to_table(step: Crop | Operation) -> Table:
 
 def _from_table(table: Any, where: str) -> Crop | Operation:
     known = _known()
-    if not isinstance(table, Mapping) or table.get("name") not in known:
-        found = table.get("name") if isinstance(table, Mapping) else table
+    found = table.get("name") if isinstance(table, Mapping) else table
+    if not isinstance(table, Mapping) or not isinstance(found, str) or found not in known:
         raise UsageError(
             f"{where}: no operation is called {found!r}.{did_you_mean(str(found), known)}"
         )

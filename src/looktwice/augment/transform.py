@@ -37,7 +37,9 @@ class Transform:
 
         Args:
             picture: a PIL image, a uint8 tensor (C, H, W), or a uint8 array (H, W[, C]); C is 1
-                or 3. PIL images of other modes than L become RGB.
+                or 3. PIL images of other modes than L become RGB as `Image.convert` makes them:
+                what is transparent shows what it hides, and 16 bits are clipped to 8.
+                (`looktwice.data` lays them over a ground, and scales.)
 
         Returns:
             A tensor (C, S, S) for each view in a list; of a policy of one view that tensor itself.

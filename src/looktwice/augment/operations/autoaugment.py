@@ -194,6 +194,7 @@ class AutoAugment(Operation):
                 amount = _magnitude(name, level) * (-1.0 if negative else 1.0)
                 if name in ("autocontrast", "equalize", "invert"):
                     told[name] = told.get(name, 0.0) + 1.0
-                else:
-                    told[name] = 1.0 + amount if name in _FACTORS else amount
+                    continue
+                key = f"{name} again" if name in told else name
+                told[key] = 1.0 + amount if name in _FACTORS else amount
         return told

@@ -24,6 +24,7 @@ from looktwice.augment.operations.base import (
     check_range,
     check_whole,
 )
+from looktwice.errors import UsageError
 
 JITTER_PARTS: Final = ("brightness", "contrast", "saturation", "hue")
 # Every order of the four parts; a row holds the position in this list.
@@ -274,6 +275,11 @@ class ColorJitter(Operation):
             check_number(owner, name, getattr(self, name), 0.0, 0.5 if name == "hue" else 100.0)
         check_probability(self)
         earlier = -1
+        pairs = self.schedule if isinstance(self.schedule, tuple) else (None,)
+        if not all(isinstance(each, tuple) and len(each) == 2 for each in pairs):
+            raise UsageError(
+                f"{owner}: schedule must be pairs of an epoch and a factor, found {self.schedule!r}"
+            )
         for epoch, factor in self.schedule:
             check_whole(owner, "schedule's epoch", epoch, earlier + 1, 1 << 32)
             check_number(owner, "schedule's factor", factor, 0.0, 100.0)
