@@ -31,7 +31,7 @@ PAGE = """# {title}
 
 **Where it departs from its source.** {departs}
 
-    looktwice study {name}{data} --seeds {seeds}
+`looktwice study {name}{data} --seeds {seeds}`
 """
 
 
