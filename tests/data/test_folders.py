@@ -1,9 +1,14 @@
+import contextlib
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import looktwice
 from looktwice.data import open_source
 from looktwice.data.scan import list_pictures
 from looktwice.errors import BadPictureError, DataError
@@ -221,12 +226,45 @@ def test_empty_folders_say_what_they_hold(tmp_path):
         open_source(tmp_path)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
-def test_an_unreadable_folder_is_named(tmp_path):
-    _save(tmp_path / "a" / "1.png")
-    (tmp_path / "a").chmod(0)
+UNREADABLE = """
+import os, sys, pathlib
+sys.path.insert(0, sys.argv[1])
+from looktwice.data import open_source
+from looktwice.errors import BadPictureError, DataError
+os.getuid() or (os.setgid(65534), os.setuid(65534))
+os.chdir(sys.argv[2])
+source = open_source("some")
+for i in range(len(source)):
     try:
-        with pytest.raises(DataError, match="Permission denied"):
-            open_source(tmp_path)
-    finally:
-        (tmp_path / "a").chmod(0o700)
+        source.image(i)
+        print(source.identifier(i), "good")
+    except BadPictureError as error:
+        print(error.identifier, error.reason)
+try:
+    open_source("closed")
+except DataError as error:
+    print(error)
+"""
+
+
+def test_what_may_not_be_read_is_told(tmp_path):
+    """The superuser may read everything, so that the one who looks is another user."""
+    for name in ("some/a.png", "some/b.png", "closed/in/c.png"):
+        _save(tmp_path / name)
+    (tmp_path / "some" / "b.png").chmod(0)
+    (tmp_path / "closed" / "in").chmod(0)
+    for parent in tmp_path.parents[:3]:
+        with contextlib.suppress(PermissionError):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    tmp_path.chmod(0o755)
+    sources = str(Path(looktwice.__file__).parents[1])
+    cache = {"LOOKTWICE_CACHE": "/nonexistent"}
+    done = subprocess.run(
+        [sys.executable, "-c", UNREADABLE, sources, str(tmp_path)],
+        capture_output=True, text=True, env={**os.environ, **cache},
+    )  # fmt: skip
+    (tmp_path / "closed" / "in").chmod(0o700)
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["a.png good", "b.png Permission denied"], done
+    assert "Permission denied" in lines[2], done
+    assert len(lines) == 3

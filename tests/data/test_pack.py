@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from tars import encoded, entry, samples, write_tar
 
+from looktwice.cli import main
 from looktwice.data import ArraySource, open_source
 from looktwice.data.open import open_official
 from looktwice.data.pack import pack
@@ -63,6 +64,17 @@ def test_what_is_packed_is_read_back(folder, tmp_path, form):
     names = {"array": ["ant/01.jpg"], "shards": ["train-000000.tar:000000000.jpg"],
              "folder": ["ant/000000000.jpg"]}  # fmt: skip
     assert open_source(tmp_path / "out").identifier(0) in names[form]
+
+
+def test_the_command_packs_and_says_what_it_left_out(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["data", "pack", str(folder), str(out), "--as", "folder"]) == 0
+    told = capsys.readouterr()
+    assert "bee/cut.jpg" in told.out + told.err
+    assert facts(open_source(out, split="train")) == facts(good_of(folder, "train"))
+    assert (out / "class.txt").read_text().split() == ["cow", "bee", "ant"]
+    assert main(["data", "pack", str(folder), str(out)]) == 1
+    assert "exists already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", ["shards", "folder"])

@@ -2,12 +2,13 @@
 
 import os
 import random
+import sys
 import time
 
 import numpy as np
 import pytest
 
-from looktwice.data import indexes, open_source, scan
+from looktwice.data import indexes, open_source, progress, scan
 from looktwice.data.files import Paths
 from looktwice.data.scan import list_pictures
 from looktwice.errors import DataError
@@ -209,3 +210,15 @@ def test_an_unreadable_folder_is_told_when_the_list_is_old(kept):
         path.unlink() if path.is_file() else path.rmdir()
     with pytest.raises(DataError, match="0 pictures"):
         list_pictures(root)
+
+
+def test_a_long_scan_shows_how_far_it_is_and_wipes_the_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "EVERY", -1.0)
+    with progress.ProgressLine("scanning pictures", 9000) as line:
+        line.at(1000)
+    assert capsys.readouterr().err == ""  # no terminal
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with progress.ProgressLine("scanning pictures", 9000) as line:
+        line.at(1000)
+        assert capsys.readouterr().err.endswith("scanning pictures: 1,000 of 9,000")
+    assert capsys.readouterr().err == "\r\x1b[K"

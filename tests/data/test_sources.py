@@ -3,6 +3,8 @@
 import errno
 import os
 import re
+import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
@@ -10,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from tars import encoded, samples, write_tar
 
 from looktwice.augment import policy
-from looktwice.data import ArraySource, Loader, join, open_source, subset
+from looktwice.data import ArraySource, Loader, Source, join, open_source, sources, subset
 from looktwice.data.decoding import decode
 from looktwice.data.files import Files
 from looktwice.data.open import open_official
@@ -199,3 +202,42 @@ def test_a_fault_of_the_machine_is_no_bad_picture(number):
         assert not isinstance(caught.value, BadPictureError)
     with pytest.raises(DataError, match="3 labels for 2 pictures"):
         FileSource(Failing(), name="x", channels=3, labels=np.zeros(3, np.int64))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [struct.error("unpack"), KeyError(7), MemoryError(), RecursionError("deep"), zlib.error("-3"),
+     SyntaxError("broken"), EOFError(), IndexError("x"), AssertionError()],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_whatever_a_decoder_raises_is_the_pictures_fault_alone(tmp_path, monkeypatch, error):
+    def decoder(*_):
+        raise error
+
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
+    source = open_source(tmp_path)
+    monkeypatch.setattr(sources, "decode", decoder)
+    with pytest.raises(BadPictureError, match="is not a readable picture: .+"):
+        source.image(0)
+
+
+def test_a_mistake_outside_of_decoding_is_told_as_it_is(tmp_path):
+    class Mistaken(Source):
+        def __init__(self):
+            super().__init__("mistaken", 3, None, None)
+
+        def __len__(self):
+            return 8
+
+        def image(self, i):
+            raise KeyError("a mistake of the source")
+
+        def identifier(self, i):
+            return str(i)
+
+        def fingerprint(self):
+            return ""
+
+    loader = Loader(Mistaken(), policy("simclr", size=8), batch_size=4, seed=0, threads=2)
+    with pytest.raises(KeyError, match="a mistake"):
+        list(loader.batches(0, 1))
