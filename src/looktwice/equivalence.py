@@ -30,7 +30,8 @@ from looktwice.methods import Method, Parts, build_method
 from looktwice.models import ResNetTiny, build_head
 from looktwice.optim import build_optimizer
 
-METHODS: Final = ("simclr", "moco", "moco-v3")
+METHODS: Final = ("simclr", "moco", "moco-v3", "supcon")
+CLASSES: Final = 10
 BATCH_SIZE: Final = 128
 SIDE: Final = 8
 STEPS: Final = 20
@@ -136,6 +137,7 @@ def sample() -> list[Case]:
         Case("simclr", "sgd", BN_GROUP, torch.float64),
         Case("moco", "sgd", BN_GROUP, torch.float64),
         Case("moco-v3", "sgd", BN_GROUP, torch.float64),
+        Case("supcon", "sgd", BN_GROUP, torch.float64),
         Case("simclr", "sgd", "global", torch.float64),
         Case("moco", "lars", BN_GROUP, torch.float64),
         Case("simclr", "sgd", BN_GROUP, torch.float32),
@@ -215,8 +217,10 @@ def take_steps(case: Case, pieces: int, steps: int) -> Result:
     )
     result: Result = {}
     for step in range(steps):
-        views = made_up_views(step)[distributed.share(BATCH_SIZE)]
-        loss, batch = large_batch.backward((views,), step=step)
+        own = distributed.share(BATCH_SIZE)
+        views, labels = made_up_views(step)[own], (torch.arange(BATCH_SIZE) % CLASSES)[own]
+        known = labels if method.uses_labels else None
+        loss, batch = large_batch.backward((views,), known, step=step)
         if step == 0:
             result["loss"] = loss
             result["gradient"] = _flat([p.grad for p in learnt if p.grad is not None]).clone()
@@ -250,7 +254,7 @@ def build(case: Case) -> Method:
         embedding_dim=dim,
         num_views=2,
         num_full=2,
-        num_classes=0,
+        num_classes=CLASSES,
         batch_size=BATCH_SIZE,
     )
     # 128 keys do not divide a queue of 200.
