@@ -412,6 +412,36 @@ def test_an_encoder_file_is_evaluated_where_no_run_is_needed(run, splits, tmp_pa
         evaluate_target(run.encoder_file, "knn", device="cpu")
 
 
+def as_bytes(source):
+    return {source.image(i).tobytes() for i in range(len(source))}
+
+
+def test_no_picture_that_was_trained_on_is_one_of_test(tmp_path):
+    """A run on arrays, and its encoder file, measured on the same arrays given again."""
+    given = {"split_seed": 1, "validation_fraction": 0.2, "test_fraction": 0.1}
+    own = open_splits(pictures(), seed=1, validation_fraction=0.2, test_fraction=0.1)
+    run = start(tmp_path / "run", own, **{f"data.{key}": value for key, value in given.items()})
+    np.savez(tmp_path / "a.npz", images=pictures()[0], labels=pictures()[1])
+    for target in (run.path, run.encoder_file):
+        for data in (pictures(), tmp_path / "a.npz"):
+            subject = open_subject(target, data=data, device="cpu")
+            assert not as_bytes(subject.splits.test) & as_bytes(own.train)
+            assert subject.splits.fingerprint() == own.fingerprint()
+            with pytest.raises(UsageError, match="was trained on"):
+                evaluate_target(target, "transfer", data=data, device="cpu")
+
+
+def test_what_an_encoder_was_trained_on_is_told_or_said_not_to_be_known(run, splits, tmp_path):
+    own = evaluate_target(run.encoder_file, "knn", data=pictures(), device="cpu").result
+    assert own["encoder"]["trained_on"] == splits.train.fingerprint()
+    elsewhere = tmp_path / "encoder.safetensors"
+    elsewhere.write_bytes(run.encoder_file.read_bytes())
+    found = evaluate_target(elsewhere, "knn", data=pictures(), device="cpu").result
+    assert found["encoder"]["trained_on"] is None
+    note = "not known: what the encoder was trained on"
+    assert [note in PROTOCOLS["knn"].show(result) for result in (own, found)] == [False, True]
+
+
 def test_an_encoder_file_looks_at_the_size_that_is_asked_for(run, tmp_path):
     small, own = (
         evaluate_target(run.encoder_file, "knn", data=pictures(), device="cpu", image_size=size)
