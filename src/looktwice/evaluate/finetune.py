@@ -87,7 +87,7 @@ def run(
     assert test.labels is not None
     truth = read_truth(test.labels[kept], known.num_classes)
     titles = {amount: f"tuned, {amount_title(amount)}" for amount in EPOCHS}
-    found = entries(outcomes, truth, known.num_classes, titles=titles, seed=seed)
+    found = entries(outcomes, truth, known.num_classes, titles=titles)
     data = about_data(subject, (range(len(train)), valid, kept))
     return {"data": data, "protocols": found}
 

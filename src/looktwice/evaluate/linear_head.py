@@ -82,7 +82,7 @@ def run(
     assert test.labels is not None
     truth = read_truth(test.labels[kept], known.num_classes)
     titles = {"linear-sgd": f"linear, {variant}"}
-    found = entries({"linear-sgd": outcomes}, truth, known.num_classes, titles=titles, seed=seed)
+    found = entries({"linear-sgd": outcomes}, truth, known.num_classes, titles=titles)
     data = about_data(subject, (range(len(train)), range(len(validation)), kept))
     return {"data": data, "protocols": found}
 

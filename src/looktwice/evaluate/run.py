@@ -31,7 +31,7 @@ def evaluate_run(
     Args:
         path: the run folder.
         device: where features are computed; ``auto`` is the best there is.
-        seed: of the draws of labels and of the bootstrap.
+        seed: of the draws of labels.
         splits: the pictures, where the run was started from arrays in memory.
 
     Raises:
