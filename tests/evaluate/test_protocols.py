@@ -15,7 +15,7 @@ from looktwice.checkpoint import list_checkpoints, load_checkpoint
 from looktwice.cli import main
 from looktwice.config import flatten, resolve
 from looktwice.data import ArraySource, open_splits
-from looktwice.errors import DataError, RunError, UsageError
+from looktwice.errors import BadPictureError, DataError, RunError, UsageError
 from looktwice.estimator import load_encoder
 from looktwice.evaluate import PROTOCOLS, evaluate_target, finetune, layers, lost, open_subject
 from looktwice.evaluate import linear_head as linear
@@ -238,6 +238,31 @@ def test_finetuning_trains_batch_norm_and_all(subject):
     old, new = subject.encoder.backbone.state_dict(), tuned["backbone"].state_dict()
     assert all(not torch.equal(old[name], new[name]) for name in old)
     assert not tuned.training
+
+
+def test_one_bad_picture_among_few_labels_is_left_out_and_counted(subject, monkeypatch):
+    images, labels = pictures()
+    train = ArraySource(images, labels)
+    splits = dataclasses.replace(subject.splits, train=train)
+    known = Known(torch.from_numpy(labels), torch.from_numpy(splits.validation.labels), CLASSES)
+    bad = int(draw(known, "percent-1", seed=0, num_draws=1).choosing[0][0])  # of six
+    image = train.image
+
+    def broken(i):
+        if i == bad:
+            raise BadPictureError("x", "torn")
+        return image(i)
+
+    monkeypatch.setattr(train, "image", broken)
+    damaged = dataclasses.replace(subject, splits=splits)
+    for protocol in (finetune, linear):
+        data = protocol.run(damaged, epochs=1)["data"]
+        assert (data["train"], data["unreadable"]) == (len(train) - 1, 1)
+        with pytest.raises(
+            DataError, match=r"1 of the 240 .* more than 0 of them: repair"
+        ) as caught:
+            protocol.run(dataclasses.replace(damaged, max_bad=0), epochs=1)
+        assert "--data.max-bad" not in str(caught.value)
 
 
 def test_few_labels_are_shares_and_numbers_of_each_class():
