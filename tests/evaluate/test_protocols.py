@@ -17,7 +17,15 @@ from looktwice.config import flatten, resolve
 from looktwice.data import ArraySource, open_splits
 from looktwice.errors import BadPictureError, DataError, RunError, UsageError
 from looktwice.estimator import load_encoder
-from looktwice.evaluate import PROTOCOLS, evaluate_target, finetune, layers, lost, open_subject
+from looktwice.evaluate import (
+    PROTOCOLS,
+    evaluate_target,
+    finetune,
+    fitting,
+    layers,
+    lost,
+    open_subject,
+)
 from looktwice.evaluate import linear_head as linear
 from looktwice.evaluate.fitting import fingerprint
 from looktwice.evaluate.labels import Known, draw
@@ -263,6 +271,26 @@ def test_one_bad_picture_among_few_labels_is_left_out_and_counted(subject, monke
         ) as caught:
             protocol.run(dataclasses.replace(damaged, max_bad=0), epochs=1)
         assert "--data.max-bad" not in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", [linear, finetune])
+def test_pictures_are_read_as_the_run_says(protocol, run, splits, tmp_path, monkeypatch):
+    settings = {"data.threads": 3, "data.scaled_decoding": False}
+    other = start(tmp_path / "run", splits, **settings)
+    seen = []
+
+    class Watched(fitting.Loader):
+        def __init__(self, *args, **options):
+            seen.append((options["threads"], options["scaled_decoding"]))
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(fitting, "Loader", Watched)
+    results = []
+    for path in (run.path, other.path):
+        subject = open_subject(path, splits=splits, device="cpu")
+        results.append(protocol.run(subject, epochs=1)["protocols"])
+    assert set(seen) == {(1, True), (3, False)}
+    assert results[0] == results[1]  # no JPEGs
 
 
 def test_few_labels_are_shares_and_numbers_of_each_class():

@@ -145,6 +145,8 @@ def _tuned(
         size=network.spec.image_size,
         seed=seed,
         device=subject.device,
+        threads=subject.threads,
+        scaled_decoding=subject.scaled_decoding,
         folder=unfinished(
             subject.folder, recipe, seed, network.spec, fingerprint(network), few.fingerprint()
         ),

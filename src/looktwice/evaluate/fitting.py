@@ -70,6 +70,8 @@ def fit(
     seed: int,
     device: torch.device,
     folder: Path | None,
+    threads: int = 1,
+    scaled_decoding: bool = True,
 ) -> None:
     """Train a classifier by cross-entropy, in place; a killed one goes on to the same bits.
 
@@ -85,6 +87,8 @@ def fit(
         seed: of the order, the views and dropout.
         device: where `forward` computes.
         folder: of this one training's checkpoints, one an epoch; None: none.
+        threads: that make views; their number changes no bit.
+        scaled_decoding: as `Loader`.
 
     Raises:
         RunError: the loss is not finite, or a checkpoint cannot be written.
@@ -92,7 +96,15 @@ def fit(
     """
     batch_size = min(recipe.batch_size, len(source))
     views = crop_and_flip(size)
-    loader = Loader(source, views, batch_size=batch_size, seed=seed, threads=1, max_bad=1.0)
+    loader = Loader(
+        source,
+        views,
+        batch_size=batch_size,
+        seed=seed,
+        threads=threads,
+        max_bad=1.0,
+        scaled_decoding=scaled_decoding,
+    )
     total = max(1, round(recipe.epochs * loader.steps_per_epoch))
     peak_lr = peak_learning_rate(recipe.base_lr, batch_size, "linear")
     optimizer = optim.SGD(trained.parameters(), lr=0.0, momentum=MOMENTUM, nesterov=recipe.nesterov)

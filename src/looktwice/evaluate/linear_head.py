@@ -109,6 +109,8 @@ def _one(
         size=network.spec.image_size,
         seed=seed,
         device=subject.device,
+        threads=subject.threads,
+        scaled_decoding=subject.scaled_decoding,
         folder=unfinished(subject.folder, recipe, seed, network.spec, before, pool.fingerprint()),
     )
     with torch.no_grad():

@@ -46,6 +46,7 @@ class Subject:
         folder: where unfinished work is kept, to go on after a kill; None: nowhere.
         max_bad: share of unreadable pictures that is taken.
         threads: that read pictures, 1 or more.
+        scaled_decoding: whether JPEGs are decoded no larger than views need.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Subject:
     folder: Path | None = None
     max_bad: float = MAX_BAD
     threads: int = 1
+    scaled_decoding: bool = True
 
     @property
     def networks(self) -> dict[str, Encoder]:
@@ -156,6 +158,7 @@ def _of_run(run: Run, data: Data | None, splits: Splits | None, device: torch.de
         trained_on=pictures_of(run),
         max_bad=config.data.max_bad,
         threads=max(1, config.data.threads),
+        scaled_decoding=config.data.scaled_decoding,
     )
 
 
