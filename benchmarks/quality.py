@@ -2,7 +2,7 @@
 
 Trains and evaluates `simclr-tiny` on fashion-mnist-10k once a seed, then prints each protocol's
 mean over seeds and the 95 % interval of the gain over the better baseline: Student's t over the
-seeds and the paired bootstrap over test pictures (and draws of labels), added in quadrature.
+seeds and the paired interval over test pictures (and draws of labels), added in quadrature.
 
     python benchmarks/quality.py [--seeds 3] [--minutes 1.6] [--out runs/quality] [--json]
 """

@@ -52,7 +52,8 @@ def stream(
     """Read each picture once, in threads a little ahead of the caller, and prepare it.
 
     What is held does not grow with the source: a few hundred prepared pictures, and of pictures
-    still to prepare `MAX_TOGETHER` bytes, or one picture, a thread.
+    still to prepare `MAX_TOGETHER` bytes, or one picture, a thread; while these are resized,
+    `models.central_square` holds a few times what becomes of them.
 
     Args:
         source: the pictures; those that cannot be read are left out.

@@ -202,16 +202,21 @@ def exclusive(run: Run) -> Iterator[None]:
         yield
 
 
-def check_pictures(run: Run, splits: Splits) -> None:
-    """Raise RunError when the pictures are not those the run was started with."""
+def pictures_of(run: Run) -> str:
+    """Return the fingerprint of the pictures a run was started with (RunError: it is not told)."""
     try:
-        pictures = json.loads(run.environment_file.read_text("utf-8"))["pictures"]
+        pictures: str = json.loads(run.environment_file.read_text("utf-8"))["pictures"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{run.environment_file} does not tell which pictures the run was started with "
             f"({type(error).__name__}); bring it back, or start a new run"
         ) from error
-    if splits.train.fingerprint() != pictures:
+    return pictures
+
+
+def check_pictures(run: Run, splits: Splits) -> None:
+    """Raise RunError when the pictures are not those the run was started with."""
+    if splits.train.fingerprint() != pictures_of(run):
         raise RunError(
             f"{run.config().data.source} does not hold the pictures {run.path} was started with; "
             "bring them back, or start a new run"

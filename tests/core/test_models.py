@@ -19,6 +19,7 @@ from looktwice.models import (
     encoder_bytes,
     feature_width,
 )
+from looktwice.models import encoder as encoders
 
 SPEC = EncoderSpec("resnet-tiny", 1, False, 28, (0.5,), (0.25,))
 
@@ -110,6 +111,35 @@ def test_other_sizes_are_resized_by_the_short_side_and_cropped():
     assert torch.equal(encoder.prepare(wide), expected)
     for height, width in [(1, 1), (3, 90), (28, 29), (500, 375)]:
         assert encoder(torch.zeros(1, 1, height, width)).shape == (1, 768)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_a_very_long_picture_the_middle_alone_is_resized(monkeypatch, dtype, turned):
+    resize, sizes = encoders._resize, []
+
+    def recording(pictures, size):
+        sizes.append(size)
+        assert max(size) <= 9 * 28, "the whole picture would be resized"
+        return resize(pictures, size)
+
+    monkeypatch.setattr(encoders, "_resize", recording)
+    thread = torch.zeros(1, 1, 1, 65_000, dtype=dtype)
+    thread = thread.mT if turned else thread
+    assert encoders.central_square(thread, 28).shape == (1, 1, 28, 28)
+    for shape, same in (((40, 317), True), ((40, 1000), False)):
+        rows, columns = (torch.arange(length) for length in shape)
+        waves = torch.cos(rows / 9)[:, None] + torch.sin(columns / 20)
+        picture = (waves * 60 + 128).to(dtype)[None, None]
+        width = round(shape[1] * 28 / 40)
+        whole = F.interpolate(picture, size=(28, width), mode="bilinear", antialias=True)
+        left = (width - 28) // 2
+        expected = whole[..., left : left + 28]
+        found = encoders.central_square(picture.mT if turned else picture, 28)
+        found = found.mT if turned else found
+        apart = (found.float() - expected.float()).abs().max()
+        assert apart <= (0 if same and not turned else 2)
+    assert len(sizes) == 3
 
 
 def test_colour_encoders_take_grey_and_grey_ones_refuse_colour():

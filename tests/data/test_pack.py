@@ -14,7 +14,7 @@ from tars import encoded, entry, samples, write_tar
 from looktwice.cli import main
 from looktwice.data import ArraySource, open_source
 from looktwice.data.open import open_official
-from looktwice.data.pack import pack
+from looktwice.data.pack import _sized, pack
 from looktwice.errors import DataError, RunError, UsageError
 
 FORMS = ["shards", "array", "folder"]
@@ -122,6 +122,24 @@ def test_an_array_of_pictures_of_one_size(tmp_path):
     for form, size in (("shards", 8), ("array", 0)):
         with pytest.raises(UsageError, match="--as array, 1 or more"):
             pack(official, tmp_path / "none", form=form, size=size)
+
+
+def test_of_a_very_long_picture_the_middle_alone_is_resized(monkeypatch):
+    resize = Image.Image.resize
+
+    def checked(image, size, resample):
+        assert max(size) <= 9 * 16, "the whole picture would be resized"
+        return resize(image, size, resample)
+
+    waves = np.add.outer(20 * np.cos(np.arange(20) / 5), 60 * np.sin(np.arange(2000) / 15))
+    picture = np.repeat((waves + 128).astype(np.uint8)[..., None], 3, axis=2)
+    whole = np.asarray(Image.fromarray(picture).resize((1600, 16), Image.Resampling.BICUBIC))
+    monkeypatch.setattr(Image.Image, "resize", checked)
+    for turned in (False, True):
+        found = _sized(picture.swapaxes(0, 1) if turned else picture, 16)
+        found = found.swapaxes(0, 1) if turned else found
+        assert np.abs(found.astype(int) - whole[:, 792:808]).max() <= 1
+    assert _sized(np.zeros((1, 65_000, 1), np.uint8), 16).shape == (16, 16, 1)
 
 
 def test_shards_are_cut_by_size_and_the_same_every_time(tmp_path):

@@ -39,7 +39,6 @@ def trained(source, recipe, folder=None, forward=None, seed=5):
         size=SIDE,
         seed=seed,
         device=torch.device("cpu"),
-        max_bad=0.2,
         folder=folder,
     )
     return head

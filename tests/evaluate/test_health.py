@@ -22,7 +22,7 @@ from looktwice.augment.operations import (
 from looktwice.data import ArraySource
 from looktwice.errors import DataError, UsageError
 from looktwice.evaluate import health, health_report
-from looktwice.evaluate.bootstrap import mean_interval
+from looktwice.evaluate.statistics import mean_interval
 from looktwice.models import Encoder, EncoderSpec
 
 SIDE = 8

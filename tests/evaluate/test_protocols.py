@@ -15,9 +15,17 @@ from looktwice.checkpoint import list_checkpoints, load_checkpoint
 from looktwice.cli import main
 from looktwice.config import flatten, resolve
 from looktwice.data import ArraySource, open_splits
-from looktwice.errors import DataError, RunError, UsageError
+from looktwice.errors import BadPictureError, DataError, RunError, UsageError
 from looktwice.estimator import load_encoder
-from looktwice.evaluate import PROTOCOLS, evaluate_target, finetune, layers, lost, open_subject
+from looktwice.evaluate import (
+    PROTOCOLS,
+    evaluate_target,
+    finetune,
+    fitting,
+    layers,
+    lost,
+    open_subject,
+)
 from looktwice.evaluate import linear_head as linear
 from looktwice.evaluate.fitting import fingerprint
 from looktwice.evaluate.labels import Known, draw
@@ -240,6 +248,51 @@ def test_finetuning_trains_batch_norm_and_all(subject):
     assert not tuned.training
 
 
+def test_one_bad_picture_among_few_labels_is_left_out_and_counted(subject, monkeypatch):
+    images, labels = pictures()
+    train = ArraySource(images, labels)
+    splits = dataclasses.replace(subject.splits, train=train)
+    known = Known(torch.from_numpy(labels), torch.from_numpy(splits.validation.labels), CLASSES)
+    bad = int(draw(known, "percent-1", seed=0, num_draws=1).choosing[0][0])  # of six
+    image = train.image
+
+    def broken(i):
+        if i == bad:
+            raise BadPictureError("x", "torn")
+        return image(i)
+
+    monkeypatch.setattr(train, "image", broken)
+    damaged = dataclasses.replace(subject, splits=splits)
+    for protocol in (finetune, linear):
+        data = protocol.run(damaged, epochs=1)["data"]
+        assert (data["train"], data["unreadable"]) == (len(train) - 1, 1)
+        with pytest.raises(
+            DataError, match=r"1 of the 240 .* more than 0 of them: repair"
+        ) as caught:
+            protocol.run(dataclasses.replace(damaged, max_bad=0), epochs=1)
+        assert "--data.max-bad" not in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", [linear, finetune])
+def test_pictures_are_read_as_the_run_says(protocol, run, splits, tmp_path, monkeypatch):
+    settings = {"data.threads": 3, "data.scaled_decoding": False}
+    other = start(tmp_path / "run", splits, **settings)
+    seen = []
+
+    class Watched(fitting.Loader):
+        def __init__(self, *args, **options):
+            seen.append((options["threads"], options["scaled_decoding"]))
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(fitting, "Loader", Watched)
+    results = []
+    for path in (run.path, other.path):
+        subject = open_subject(path, splits=splits, device="cpu")
+        results.append(protocol.run(subject, epochs=1)["protocols"])
+    assert set(seen) == {(1, True), (3, False)}
+    assert results[0] == results[1]  # no JPEGs
+
+
 def test_few_labels_are_shares_and_numbers_of_each_class():
     train = torch.arange(3).repeat(200)[: 600 - 190]  # 137, 137 and 136 of a class
     known = Known(train, torch.arange(3), 3)
@@ -410,6 +463,36 @@ def test_an_encoder_file_is_evaluated_where_no_run_is_needed(run, splits, tmp_pa
         measure(run, splits, "knn", weights=run.encoder_file)
     with pytest.raises(UsageError, match="give --data"):
         evaluate_target(run.encoder_file, "knn", device="cpu")
+
+
+def as_bytes(source):
+    return {source.image(i).tobytes() for i in range(len(source))}
+
+
+def test_no_picture_that_was_trained_on_is_one_of_test(tmp_path):
+    """A run on arrays, and its encoder file, measured on the same arrays given again."""
+    given = {"split_seed": 1, "validation_fraction": 0.2, "test_fraction": 0.1}
+    own = open_splits(pictures(), seed=1, validation_fraction=0.2, test_fraction=0.1)
+    run = start(tmp_path / "run", own, **{f"data.{key}": value for key, value in given.items()})
+    np.savez(tmp_path / "a.npz", images=pictures()[0], labels=pictures()[1])
+    for target in (run.path, run.encoder_file):
+        for data in (pictures(), tmp_path / "a.npz"):
+            subject = open_subject(target, data=data, device="cpu")
+            assert not as_bytes(subject.splits.test) & as_bytes(own.train)
+            assert subject.splits.fingerprint() == own.fingerprint()
+            with pytest.raises(UsageError, match="was trained on"):
+                evaluate_target(target, "transfer", data=data, device="cpu")
+
+
+def test_what_an_encoder_was_trained_on_is_told_or_said_not_to_be_known(run, splits, tmp_path):
+    own = evaluate_target(run.encoder_file, "knn", data=pictures(), device="cpu").result
+    assert own["encoder"]["trained_on"] == splits.train.fingerprint()
+    elsewhere = tmp_path / "encoder.safetensors"
+    elsewhere.write_bytes(run.encoder_file.read_bytes())
+    found = evaluate_target(elsewhere, "knn", data=pictures(), device="cpu").result
+    assert found["encoder"]["trained_on"] is None
+    note = "not known: what the encoder was trained on"
+    assert [note in PROTOCOLS["knn"].show(result) for result in (own, found)] == [False, True]
 
 
 def test_an_encoder_file_looks_at_the_size_that_is_asked_for(run, tmp_path):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn.metrics import (
     balanced_accuracy_score,
     confusion_matrix,
@@ -40,7 +41,7 @@ def outcome(scores):
 
 
 def entry(outcomes, truth, num_classes=CLASSES):
-    (found,) = entries({"p": outcomes}, truth, num_classes, titles={"p": "a title"}, seed=0)
+    (found,) = entries({"p": outcomes}, truth, num_classes, titles={"p": "a title"})
     return json.loads(json.dumps(found, allow_nan=False))
 
 
@@ -98,6 +99,54 @@ def test_five_classes_have_no_top5():
 
 def test_ties_go_to_the_lowest_class():
     assert rank(torch.tensor([[0.0, 1, 1, 0, 1, 0, 0]])).tolist() == [[1, 2, 4, 0, 3]]
+
+
+def test_all_right_is_an_interval_of_some_width(problem):
+    """Of 40 pictures all right: Wilson's interval, not [1, 1]; so for none."""
+    truth = problem[0][:40]
+    for right in (truth, (truth + 1) % CLASSES):
+        row = entry({"encoder": outcome(np.eye(CLASSES)[right][None])}, truth)["rows"]["encoder"]
+        hits = int((right == truth).sum())
+        expected = stats.binomtest(hits, 40).proportion_ci(method="wilson")
+        assert row["interval"] == pytest.approx([expected.low, expected.high], abs=0.006)
+        assert row["interval"][1] - row["interval"][0] > 0.08
+
+
+@pytest.mark.parametrize("draws", [2, 3, 5])
+def test_intervals_hold_where_draws_vary_more_than_pictures(draws):
+    """Accuracy, top-5 and differences of simulated draws; resampling L of L: 50, 74 and 84 %."""
+    generator = np.random.default_rng(0)
+    truth, trials = np.zeros(400, np.int64), 300
+    covered = np.zeros(3)
+    for _ in range(trials):
+        pair = []
+        for _ in range(2):
+            share = generator.normal(0.5, 0.12, (draws, 1))
+            drawn = generator.random((draws, 400))
+            ranked = np.full((draws, 400, 5), 1)
+            ranked[:, :, 0] -= drawn < share
+            ranked[:, :, 4] -= drawn < share + 0.2
+            pair.append(Outcome(torch.from_numpy(ranked), {}))
+        found = entry(dict(zip(("encoder", "untrained"), pair, strict=True)), truth)
+        row, gap = found["rows"]["encoder"], found["differences"]["untrained"]
+        held = ((0.5, row["interval"]), (0.7, row["top5_interval"]), (0, gap["interval"]))
+        covered += [low <= value <= high for value, (low, high) in held]
+    # Of two draws no more is promised; see `over_pictures`.
+    assert covered.min() / trials >= (0.84 if draws == 2 else 0.91)
+
+
+def test_pairing_takes_out_what_is_common():
+    truth = np.zeros(1000, np.int64)
+    right = np.random.default_rng(0).random(1000) < 0.7
+    better = right.copy()
+    better[np.flatnonzero(~right)[:50]] = True
+    rows = [outcome(np.eye(2)[1 - hits.astype(int)][None]) for hits in (better, right, right)]
+    found = entry(dict(zip("abc", rows, strict=True)), truth, 2)
+    gain = found["differences"]["b"]
+    half = 1.96 * np.sqrt(0.05 * 0.95 / 1000)
+    assert gain["difference"] == pytest.approx(0.05)
+    assert gain["interval"] == pytest.approx([0.05 - half, 0.05 + half], abs=1e-4)
+    assert gain == found["differences"]["c"]
 
 
 def test_differences_are_from_the_first_row(problem):

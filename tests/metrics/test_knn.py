@@ -164,3 +164,11 @@ def test_a_feature_of_zeros_is_nobodys_neighbour():
 def test_k_out_of_range(data, k):
     with pytest.raises(UsageError, match=rf"k must lie in 1 .. 150.*found {k}"):
         nearest(data[0], data[2], k)
+
+
+def test_no_queries_have_no_neighbours(data):
+    bank, labels, queries = data
+    some, none = (nearest(bank, part, 7) for part in (queries, queries[:0]))
+    assert [found.shape for found in none] == [(0, 7), (0, 7)]
+    assert [found.dtype for found in none] == [found.dtype for found in some]
+    assert knn_predict(bank, labels, queries[:0], [3], 5)[3].shape == (0,)

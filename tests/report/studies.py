@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from looktwice.evaluate.statistics import Estimate
 from looktwice.study import Results, open_study
 from looktwice.study.definition import Claim, Figure, Published, Study, Variant
 from looktwice.study.measures import UNITS
 from looktwice.study.results import AGREES, Difference, Row, Verdict
-from looktwice.study.statistics import Estimate
 
 SHIPPED = {
     "dots": "aug-plus",

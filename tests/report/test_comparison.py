@@ -13,7 +13,7 @@ from reading import check, read
 
 from looktwice.cli import main
 from looktwice.errors import RunError, UsageError
-from looktwice.evaluate.bootstrap import pack, unpack
+from looktwice.evaluate.scoring import pack, unpack
 from looktwice.report.comparison import compare_runs
 
 TEST = 2000

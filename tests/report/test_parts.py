@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from studies import results
 
+from looktwice.evaluate.statistics import Estimate
 from looktwice.report import charts, figures, numbers, words
 from looktwice.report.pictures import thumbnail
 from looktwice.report.record import RunRecord
 from looktwice.report.study import render_study
 from looktwice.study import Plan
 from looktwice.study.results import AGREES, Difference, Verdict
-from looktwice.study.statistics import Estimate
 
 
 @given(

@@ -35,6 +35,9 @@ SHARD_BYTES: Final = 256 << 20
 MAX_NAME: Final = 255
 """Bytes of a folder's name."""
 
+LONGEST: Final = 8
+"""Times its short side, how much of a picture's length is resized (as `models.central_square`)."""
+
 _MAGIC: Final = {
     b"\xff\xd8": "jpg",
     b"\x89PNG": "png",
@@ -282,6 +285,9 @@ def one_line(name: str) -> str:
 
 def _sized(picture: Picture, side: int) -> Picture:
     """Bring the shorter side of (H, W, C) to `side`, and cut the middle out: (side, side, C)."""
+    height, width, _ = picture.shape
+    top, left = (max(0, (n - LONGEST * min(height, width)) // 2) for n in (height, width))
+    picture = picture[top : height - top, left : width - left]  # all of it could fill any memory
     height, width, channels = picture.shape
     scale = side / min(height, width)
     new = [max(side, round(length * scale)) for length in (width, height)]

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from looktwice.data import Source
+from looktwice.data import Source, subset
 from looktwice.errors import DataError, UsageError
 from looktwice.evaluate.features import pixels_of
 from looktwice.evaluate.labels import NUM_DRAWS, SplitLabels
@@ -90,6 +90,18 @@ def about_data(subject: Subject, kept: Sequence[Sized]) -> dict[str, Any]:
         "unreadable": sum(map(len, parts)) - sum(counts.values()),
         "classes": list(names),
     }
+
+
+def readable_part(subject: Subject, part: Source) -> Source:
+    """Return the pictures of a part that can be read.
+
+    Raises:
+        DataError: too many cannot.
+    """
+    with closing(stream(part, [], threads=subject.threads)) as blocks:
+        kept = np.concatenate([indices for indices, _ in blocks])
+    check_readable(part, kept, subject.max_bad)
+    return subset(part, kept)
 
 
 def check_readable(part: Source, kept: Kept, max_bad: float) -> None:

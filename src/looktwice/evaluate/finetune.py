@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from looktwice.data import Source, join, subset
-from looktwice.evaluate.cached import about_data, check_readable
+from looktwice.evaluate.cached import about_data, check_readable, readable_part
 from looktwice.evaluate.fitting import Recipe, fingerprint, fit, unfinished
 from looktwice.evaluate.labels import (
     Draws,
@@ -65,17 +65,15 @@ def run(
         DataError: the pictures have no labels, or too many cannot be read.
         RunError: a training diverged.
     """
-    train, validation, test = subject.labelled()
+    *parts, test = subject.labelled()
+    train, validation = (readable_part(subject, part) for part in parts)
     assert train.class_names is not None
     labels = SplitLabels(train.labels, validation.labels, test.labels)
     known = known_labels(labels, train.class_names)
-    whole, valid = prepare(subject.encoder, validation)
+    whole, _ = prepare(subject.encoder, validation)
     tested, kept = prepare(subject.encoder, test)
-    check_readable(validation, valid, subject.max_bad)
     check_readable(test, kept, subject.max_bad)
-    pictures = _Pictures(
-        train, join(train, validation), whole, known.validation[torch.from_numpy(valid)], tested
-    )
+    pictures = _Pictures(train, join(train, validation), whole, known.validation, tested)
     outcomes = {}
     for amount, own_epochs in EPOCHS.items():
         draws = draw(known, amount, seed, num_draws=seeds)
@@ -87,8 +85,8 @@ def run(
     assert test.labels is not None
     truth = read_truth(test.labels[kept], known.num_classes)
     titles = {amount: f"tuned, {amount_title(amount)}" for amount in EPOCHS}
-    found = entries(outcomes, truth, known.num_classes, titles=titles, seed=seed)
-    data = about_data(subject, (range(len(train)), valid, kept))
+    found = entries(outcomes, truth, known.num_classes, titles=titles)
+    data = about_data(subject, (train, validation, kept))
     return {"data": data, "protocols": found}
 
 
@@ -147,7 +145,8 @@ def _tuned(
         size=network.spec.image_size,
         seed=seed,
         device=subject.device,
-        max_bad=subject.max_bad,
+        threads=subject.threads,
+        scaled_decoding=subject.scaled_decoding,
         folder=unfinished(
             subject.folder, recipe, seed, network.spec, fingerprint(network), few.fingerprint()
         ),

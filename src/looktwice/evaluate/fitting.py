@@ -69,13 +69,14 @@ def fit(
     size: int,
     seed: int,
     device: torch.device,
-    max_bad: float,
     folder: Path | None,
+    threads: int = 1,
+    scaled_decoding: bool = True,
 ) -> None:
     """Train a classifier by cross-entropy, in place; a killed one goes on to the same bits.
 
-    A picture that cannot be read counts for nothing: the loader would put another one, of another
-    label, in its place.
+    A picture that cannot be read counts for nothing, however many there are (`cached.readable_part`
+    counts them): the loader would put another one, of another label, in its place.
 
     Args:
         forward: maps pictures uint8 (B, C, S, S) to logits (B, classes).
@@ -85,16 +86,25 @@ def fit(
         size: S, side of the views in pixels.
         seed: of the order, the views and dropout.
         device: where `forward` computes.
-        max_bad: share of unreadable pictures that is taken.
         folder: of this one training's checkpoints, one an epoch; None: none.
+        threads: that make views; their number changes no bit.
+        scaled_decoding: as `Loader`.
 
     Raises:
         RunError: the loss is not finite, or a checkpoint cannot be written.
-        DataError: too many pictures cannot be read.
+        DataError: no picture can be read.
     """
     batch_size = min(recipe.batch_size, len(source))
     views = crop_and_flip(size)
-    loader = Loader(source, views, batch_size=batch_size, seed=seed, threads=1, max_bad=max_bad)
+    loader = Loader(
+        source,
+        views,
+        batch_size=batch_size,
+        seed=seed,
+        threads=threads,
+        max_bad=1.0,
+        scaled_decoding=scaled_decoding,
+    )
     total = max(1, round(recipe.epochs * loader.steps_per_epoch))
     peak_lr = peak_learning_rate(recipe.base_lr, batch_size, "linear")
     optimizer = optim.SGD(trained.parameters(), lr=0.0, momentum=MOMENTUM, nesterov=recipe.nesterov)

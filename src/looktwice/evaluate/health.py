@@ -17,7 +17,7 @@ from looktwice.augment.operations import CenterCrop, Operation
 from looktwice.augment.policy import View
 from looktwice.data import Source
 from looktwice.errors import DataError
-from looktwice.evaluate.bootstrap import mean_interval
+from looktwice.evaluate.statistics import mean_interval
 from looktwice.features import BLOCK, encode, readable
 from looktwice.metrics import Health, bound_in_blocks, health_verdict, invariance, measure_health
 from looktwice.models import Encoder

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from looktwice.data import Source, join
 from looktwice.errors import UsageError, did_you_mean
-from looktwice.evaluate.cached import about_data, check_readable
+from looktwice.evaluate.cached import about_data, check_readable, readable_part
 from looktwice.evaluate.fitting import Recipe, fingerprint, fit, linear_head, unfinished
 from looktwice.evaluate.labels import SplitLabels, known_labels
 from looktwice.evaluate.scoring import Outcome, entries, rank, read_truth
@@ -64,7 +64,8 @@ def run(
             f"{did_you_mean(variant, VARIANTS)}"
         )
     recipe = VARIANTS[variant].lasting(epochs)
-    train, validation, test = subject.labelled()
+    *parts, test = subject.labelled()
+    train, validation = (readable_part(subject, part) for part in parts)
     assert train.class_names is not None
     labels = SplitLabels(train.labels, validation.labels, test.labels)
     known = known_labels(labels, train.class_names)
@@ -82,8 +83,8 @@ def run(
     assert test.labels is not None
     truth = read_truth(test.labels[kept], known.num_classes)
     titles = {"linear-sgd": f"linear, {variant}"}
-    found = entries({"linear-sgd": outcomes}, truth, known.num_classes, titles=titles, seed=seed)
-    data = about_data(subject, (range(len(train)), range(len(validation)), kept))
+    found = entries({"linear-sgd": outcomes}, truth, known.num_classes, titles=titles)
+    data = about_data(subject, (train, validation, kept))
     return {"data": data, "protocols": found}
 
 
@@ -108,7 +109,8 @@ def _one(
         size=network.spec.image_size,
         seed=seed,
         device=subject.device,
-        max_bad=subject.max_bad,
+        threads=subject.threads,
+        scaled_decoding=subject.scaled_decoding,
         folder=unfinished(subject.folder, recipe, seed, network.spec, before, pool.fingerprint()),
     )
     with torch.no_grad():

@@ -65,7 +65,7 @@ def run(subject: Subject, *, seed: int = 0) -> dict[str, Any]:
     found = []
     for task, by_layer, truth in outcomes(subject, found_pictures, seed=seed):
         title, classes = TASKS[task]
-        (entry,) = entries({task: by_layer}, truth, len(classes), titles={task: title}, seed=seed)
+        (entry,) = entries({task: by_layer}, truth, len(classes), titles={task: title})
         found.append({**entry, "classes": list(classes)})
     note = {"note": "grey pictures: colour or grey is left out"} if grey else {}
     return {"data": data, "protocols": found, **note}

@@ -86,7 +86,7 @@ def evaluate_features(
         rows: features by name: "encoder", and at least one baseline ("raw-pixels", "untrained").
         labels: of the same pictures. Those of test are read once, after everything is fitted.
         class_names: one a class; every class has a picture in train.
-        seed: of the draws of labels, the resampling and the choice of queries.
+        seed: of the draws of labels and the choice of queries.
 
     Returns:
         "protocols" (see `scoring.entries`), "headline", "confusion" (linear probe, rows are true
@@ -105,7 +105,7 @@ def evaluate_features(
     known = check(rows, labels, class_names)
     outcomes = predict(rows, known, STANDARD, seed=seed)
     truth = read_truth(labels.test, known.num_classes)
-    protocols = score(outcomes, truth, known, class_names, seed=seed)
+    protocols = score(outcomes, truth, known, class_names)
     linear = next(entry for entry in protocols if entry["name"] == "linear")
     return {
         "protocols": protocols,
@@ -132,7 +132,7 @@ def measure_features(
     known = check(rows, labels, class_names)
     outcomes = predict(rows, known, measures, seed=seed, num_draws=num_draws)
     truth = read_truth(labels.test, known.num_classes)
-    return score(outcomes, truth, known, class_names, seed=seed)
+    return score(outcomes, truth, known, class_names)
 
 
 def score(
@@ -140,8 +140,6 @@ def score(
     truth: Labels,
     known: Known,
     class_names: Sequence[str],
-    *,
-    seed: int,
 ) -> list[dict[str, Any]]:
     """Return the entries of `scoring.entries`, with their titles and notes."""
     few = [name for name in outcomes if name not in TITLES]
@@ -151,7 +149,6 @@ def score(
         known.num_classes,
         titles={**TITLES, **{name: amount_title(name) for name in few}},
         notes={name: amount_note(name, known, class_names) for name in few},
-        seed=seed,
     )
 
 

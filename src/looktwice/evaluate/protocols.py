@@ -98,7 +98,8 @@ def evaluate_target(
     """Measure an encoder by one protocol, and write what is found.
 
     That of a run goes to ``evaluations/<protocol>[-<data>].json`` in its folder. A measurement
-    that is there already with the same settings is kept and returned; one that was killed goes on.
+    that is there already with the same settings is kept and returned. One with trainings of its own
+    (linear, finetune, supervised) that was killed goes on, where its result has a place.
 
     Args:
         target: a run folder, or an encoder file.

@@ -31,7 +31,7 @@ def evaluate_run(
     Args:
         path: the run folder.
         device: where features are computed; ``auto`` is the best there is.
-        seed: of the draws of labels and of the bootstrap.
+        seed: of the draws of labels.
         splits: the pictures, where the run was started from arrays in memory.
 
     Raises:
@@ -59,6 +59,7 @@ def about_encoder(subject: Subject) -> dict[str, Any]:
         "backbone": spec.backbone,
         "dimensions": encoder_width(subject.encoder),
         "image_size": spec.image_size,
+        "trained_on": subject.trained_on,
     }
 
 
@@ -77,6 +78,8 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"{protocol['title']:22}{cells}  {_gain(protocol)}".rstrip())
     data = result["data"]
     lines.append(f"test pictures: {data['test']:,}; labels: {data['train'] + data['validation']:,}")
+    if result["encoder"].get("trained_on", "older results do not say") is None:
+        lines.append("not known: what the encoder was trained on; test pictures may be among it")
     return "\n".join(lines)
 
 

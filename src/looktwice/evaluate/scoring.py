@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from looktwice.errors import DataError
-from looktwice.evaluate.bootstrap import Accuracy, interval, pack, resample
 from looktwice.evaluate.labels import Labels
+from looktwice.evaluate.statistics import Doubles, over_pictures, share_interval
 
 TOP = 5
 
@@ -80,6 +81,17 @@ def read_truth(test_labels: ArrayLike | None, num_classes: int) -> Labels:
     return truth
 
 
+def pack(correct: NDArray[np.bool_]) -> list[str]:
+    """Return whether draw l got picture t right, (L, T), as text: a line a draw, bits in base64."""
+    return [base64.b64encode(np.packbits(draw).tobytes()).decode("ascii") for draw in correct]
+
+
+def unpack(lines: Sequence[str], num_pictures: int) -> NDArray[np.bool_]:
+    """Return what `pack` packed, (L, T)."""
+    bits = [np.frombuffer(base64.b64decode(line), np.uint8) for line in lines]
+    return np.unpackbits(np.stack(bits), axis=1, count=num_pictures).astype(bool)
+
+
 def entries(
     outcomes: Outcomes,
     truth: Labels,
@@ -87,16 +99,17 @@ def entries(
     *,
     titles: Mapping[str, str],
     notes: Mapping[str, str | None] | None = None,
-    seed: int,
 ) -> list[dict[str, Any]]:
     """Score outcomes against test labels, one entry a protocol, ready for JSON.
 
-    Each row has "accuracy" (top-1, the mean over draws) with its 95 % "interval", "sd" over
-    draws, "balanced_accuracy" (the mean of "per_class" over the classes that test has), "top5"
-    with "top5_interval" where there are more than five classes, and what was chosen.
-    "differences" are the first row minus each other, paired by test pictures and draws;
+    Each row has "accuracy" (top-1, the mean over draws) with its 95 % "interval"
+    (`statistics.share_interval`), "sd" over draws, "balanced_accuracy" (the mean of "per_class"
+    over the classes that test has), "top5" with "top5_interval" where there are more than five
+    classes, and what was chosen.
+    "differences" are the first row minus each other, paired by test pictures and draws
+    (`statistics.over_pictures`; one that no picture makes has an interval without width).
     "confusion" counts the first row's predictions over all draws, rows being true classes, and
-    "right" tells which test pictures it got right (`bootstrap.unpack`), to pair it with others.
+    "right" tells which test pictures it got right (`unpack`), to pair it with others.
 
     Args:
         outcomes: what was predicted.
@@ -104,56 +117,37 @@ def entries(
         num_classes: C.
         titles: of the protocols.
         notes: what has to be said about a protocol.
-        seed: of the bootstrap, one for all rows and protocols.
     """
-    keys = [(protocol, row) for protocol, rows in outcomes.items() for row in rows]
-    ranked = [outcomes[protocol][row].ranked.numpy() for protocol, row in keys]
-    hits = [found == truth[:, None] for found in ranked]
-    first = [hit[:, :, 0] for hit in hits]
-    in_top = [hit.any(axis=2) for hit in hits] if num_classes > TOP else []
-    scored = resample(first + in_top, seed)
-    accuracies = dict(zip(keys, scored, strict=False))
-    tops = dict(zip(keys, scored[len(keys) :], strict=False))
     return [
-        _entry(
-            name,
-            {row: accuracies[name, row] for row in rows},
-            {
-                row: _row(accuracies[name, row], tops.get((name, row)), outcome, truth, num_classes)
-                for row, outcome in rows.items()
-            },
-            next(iter(rows.values())).predicted,
-            truth,
-            num_classes,
-            titles[name],
-            (notes or {}).get(name),
-        )
+        _entry(name, rows, truth, num_classes, titles[name], (notes or {}).get(name))
         for name, rows in outcomes.items()
     ]
 
 
-def _row(
-    accuracy: Accuracy,
-    top: Accuracy | None,
-    outcome: Outcome,
-    truth: Labels,
-    num_classes: int,
-) -> dict[str, Any]:
+def _row(outcome: Outcome, truth: Labels, num_classes: int) -> dict[str, Any]:
+    accuracy = over_pictures(_hits(outcome, truth))
     recalls = _recalls(outcome.predicted, truth, num_classes)
     row = {
         "accuracy": accuracy.mean,
-        "interval": interval(accuracy.resampled),
+        "interval": list(share_interval(accuracy, len(truth))),
         "chosen": outcome.chosen,
         "validation_accuracy": outcome.validation_accuracy,
         "sd": accuracy.sd,
-        "draws": len(accuracy.draws),
+        "draws": accuracy.seeds,
         "balanced_accuracy": float(np.nanmean(recalls)),
         "per_class": [None if np.isnan(recall) else float(recall) for recall in recalls],
     }
-    if top is not None:
+    if num_classes > TOP:
+        top = over_pictures(_hits(outcome, truth, TOP))
         row["top5"] = top.mean
-        row["top5_interval"] = interval(top.resampled)
+        row["top5_interval"] = list(share_interval(top, len(truth)))
     return row
+
+
+def _hits(outcome: Outcome, truth: Labels, top: int = 1) -> Doubles:
+    """Return whether the class is among the `top` first, 0 or 1, (L, T)."""
+    hits: Doubles = (outcome.ranked.numpy()[:, :, :top] == truth[:, None]).any(axis=2).astype(float)
+    return hits
 
 
 def _recalls(predicted: Labels, truth: Labels, num_classes: int) -> NDArray[np.float64]:
@@ -175,29 +169,24 @@ def confusion(truth: Labels, predicted: Labels, num_classes: int) -> list[list[i
 
 def _entry(
     name: str,
-    accuracies: Mapping[str, Accuracy],
-    rows: dict[str, dict[str, Any]],
-    predicted: Labels,
+    rows: Mapping[str, Outcome],
     truth: Labels,
     num_classes: int,
     title: str,
     note: str | None,
 ) -> dict[str, Any]:
-    (reference, first), *others = accuracies.items()
-    differences = {
-        row: {
-            "difference": first.mean - other.mean,
-            "interval": interval(first.resampled - other.resampled),
-        }
-        for row, other in others
-    }
+    (reference, first), *others = rows.items()
+    differences = {}
+    for row, other in others:
+        gain = over_pictures(_hits(first, truth) - _hits(other, truth))
+        differences[row] = {"difference": gain.mean, "interval": list(gain.interval)}
     entry = {
         "name": name,
         "title": title,
         "reference": reference,
-        "rows": rows,
+        "rows": {row: _row(outcome, truth, num_classes) for row, outcome in rows.items()},
         "differences": differences,
-        "confusion": confusion(truth, predicted, num_classes),
-        "right": pack(predicted == truth),
+        "confusion": confusion(truth, first.predicted, num_classes),
+        "right": pack(first.predicted == truth),
     }
     return entry | ({"note": note} if note else {})

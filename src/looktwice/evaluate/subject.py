@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,14 @@ from looktwice.data import Data, Source, Splits, open_splits
 from looktwice.errors import DataError, RunError, UsageError
 from looktwice.estimator import open_encoder
 from looktwice.models import Encoder, build_backbone, read_encoder
-from looktwice.run import Run, build_policy, check_pictures, open_data, open_run
+from looktwice.run import (
+    Run,
+    build_policy,
+    check_pictures,
+    open_data,
+    open_run,
+    pictures_of,
+)
 
 MAX_BAD = 0.01  # share of unreadable pictures, where no run says otherwise
 
@@ -35,10 +41,12 @@ class Subject:
         initial: the network at the run's starting weights (`model.init`), if it had any.
         policy: of the views that learning saw: the run's own, SimCLR's for other encoders.
         device: where networks compute.
-        run: where the encoder comes from; None for a foreign one.
+        run: that is evaluated; None for an encoder file or a foreign encoder.
+        trained_on: fingerprint of the pictures that the encoder learnt from; None: not known.
         folder: where unfinished work is kept, to go on after a kill; None: nowhere.
         max_bad: share of unreadable pictures that is taken.
         threads: that read pictures, 1 or more.
+        scaled_decoding: whether JPEGs are decoded no larger than views need.
     """
 
     name: str
@@ -49,9 +57,11 @@ class Subject:
     policy: Policy
     device: torch.device
     run: Run | None = None
+    trained_on: str | None = None
     folder: Path | None = None
     max_bad: float = MAX_BAD
     threads: int = 1
+    scaled_decoding: bool = True
 
     @property
     def networks(self) -> dict[str, Encoder]:
@@ -76,12 +86,8 @@ class Subject:
         return self.splits.train, self.splits.validation, self.splits.test
 
     def trained_here(self) -> bool:
-        """Return whether the run was trained on these very pictures."""
-        if self.run is None:
-            return False
-        facts = json.loads(self.run.environment_file.read_text("utf-8"))
-        trained_on: str = facts["pictures"]
-        return self.splits.train.fingerprint() == trained_on
+        """Return whether the encoder is known to have learnt from these very pictures."""
+        return self.splits.train.fingerprint() == self.trained_on
 
     def need_run(self, protocol: str) -> Run:
         """Return the run, for a protocol that cannot do without (UsageError: there is none)."""
@@ -149,16 +155,24 @@ def _of_run(run: Run, data: Data | None, splits: Splits | None, device: torch.de
         policy=build_policy(config.augment),
         device=device,
         run=run,
+        trained_on=pictures_of(run),
         max_bad=config.data.max_bad,
         threads=max(1, config.data.threads),
+        scaled_decoding=config.data.scaled_decoding,
     )
 
 
 def _open_other(config: Config, data: Data) -> Splits:
+    """Open other pictures, split as the run's: they may be its own by another name."""
     if isinstance(data, str | os.PathLike):
         # A list of classes is one of the folder that the run was trained on.
         return open_data(dataclasses.replace(config.data, source=str(data), classes=""))
-    return open_splits(data, seed=config.data.split_seed)
+    return open_splits(
+        data,
+        validation_fraction=config.data.validation_fraction,
+        test_fraction=config.data.test_fraction,
+        seed=config.data.split_seed,
+    ).over(config.data.alpha)
 
 
 def _starts(config: Config, channels: int) -> tuple[Encoder, Encoder | None]:
@@ -179,9 +193,10 @@ def _foreign(
 ) -> Subject:
     if data is None and splits is None:
         raise UsageError(f"no pictures named to evaluate {target} on: give --data FOLDER or NAME")
+    home = _home(Path(target))
     if splits is None:
         assert data is not None
-        splits = open_splits(data)
+        splits = open_splits(data) if home is None else _open_other(home.config(), data)
     check_channels(target, encoder, splits.train)
     return Subject(
         name=target,
@@ -191,7 +206,14 @@ def _foreign(
         initial=None,
         policy=policy("simclr", size=encoder.spec.image_size),
         device=device,
+        trained_on=None if home is None else pictures_of(home),
     )
+
+
+def _home(target: Path) -> Run | None:
+    """Return the run whose encoder file is evaluated; None for other files and networks."""
+    run = Run(target.parent)
+    return run if target == run.encoder_file and run.config_file.is_file() else None
 
 
 def _at_random(encoder: Encoder) -> Encoder:

@@ -35,7 +35,7 @@ def run(subject: Subject, *, seed: int = 0, file: TextIO | None = None) -> dict[
 
     Args:
         subject: a run.
-        seed: of the draws of labels and of the bootstrap.
+        seed: of the draws of labels.
         file: where the twin's progress is printed; standard error by default.
 
     Raises:
@@ -65,8 +65,8 @@ def run(subject: Subject, *, seed: int = 0, file: TextIO | None = None) -> dict[
     truth = read_truth(cached.labels.test, known.num_classes)
     titles = {"classifier": "its own classifier"}
     found = [
-        *score(outcomes, truth, known, cached.class_names, seed=seed),
-        *entries(classifier, truth, known.num_classes, titles=titles, seed=seed),
+        *score(outcomes, truth, known, cached.class_names),
+        *entries(classifier, truth, known.num_classes, titles=titles),
     ]
     return {"data": cached.data, "twin": str(twin.path), "protocols": found}
 

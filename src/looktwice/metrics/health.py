@@ -267,8 +267,9 @@ def health_verdict(current: Health, untrained: Health, *, steps: int = LEARNING_
     1. not finite: "diverged";
     2. measures that are the untrained network's, before warm-up has ended: "untrained";
     3. different pictures have a cosine of `CONSTANT_SIMILARITY` or more, no dimension differs
-       between pictures, or the effective rank is `COLLAPSED_RANK` or less: "collapsed", or "too
-       early to tell" fewer than `PATIENCE` steps after warm-up;
+       between pictures, or the effective rank is `COLLAPSED_RANK` or less (half the dimensions or
+       less, of fewer than twice that): "collapsed", or "too early to tell" fewer than `PATIENCE`
+       steps after warm-up;
     4. the AUC is not above both 0.5 (guessing) and the untrained network's by `LEARNED_ERRORS`
        standard errors of the difference, the two taken as independent: "not learning", or "too
        early to tell" fewer than `LEARNING_PATIENCE` steps after warm-up;

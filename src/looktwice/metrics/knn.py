@@ -27,7 +27,7 @@ def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     Args:
         bank: (N, D) features, finite.
-        queries: (Q, D) features, on the same device.
+        queries: (Q, D) features, on the same device; Q may be 0.
         k: 1 .. N.
 
     Returns:
@@ -39,6 +39,9 @@ def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     if not 1 <= k <= len(bank):
         raise UsageError(f"k must lie in 1 .. {len(bank)}, the size of the bank; found {k}")
+    if not len(queries):
+        none = bank.new_empty(0, k, dtype=torch.float32)
+        return none, none.long()
     rows = max(ROWS, -(-k // GROUP) * GROUP)
     block = max(1, QUERIES * ROWS // rows)
     found = [_nearest(bank, _directions(part), k, rows) for part in torch.split(queries, block)]

@@ -21,6 +21,9 @@ FORMAT = "looktwice-encoder/1"
 # Pictures centred on zero with about unit spread; batch-norm absorbs what a data set's own
 # figures would change. Backbones that start from timm's weights carry theirs instead.
 MEAN, STD = 0.5, 0.25
+# Times the short side, what is resized of a picture's length: the central square, the filter's
+# margin, and the whole of all ordinary shapes.
+LONGEST = 8
 # torchvision's figures (references/classification/presets.py), which the weights of most share.
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -134,11 +137,15 @@ class Encoder(nn.Module):
 def central_square(pictures: Tensor, side: int) -> Tensor:
     """Resize pictures (N, C, h, w) to a short side of `side`, and crop the centre (N, C, S, S).
 
-    Bilinear and antialiased; the dtype, uint8 or floating, is kept.
+    Bilinear and antialiased; the dtype, uint8 or floating, is kept. Of pictures longer than
+    `LONGEST` the ends are cut off first: resized as a whole they could fill any memory.
     """
     height, width = pictures.shape[2:]
     if (height, width) == (side, side):
         return pictures
+    top, left = (max(0, (n - LONGEST * min(height, width)) // 2) for n in (height, width))
+    pictures = pictures[:, :, top : height - top, left : width - left]
+    height, width = pictures.shape[2:]
     scale = side / min(height, width)
     size = [max(side, round(height * scale)), max(side, round(width * scale))]
     top, left = (size[0] - side) // 2, (size[1] - side) // 2

@@ -17,12 +17,12 @@ import matplotlib as mpl
 import torch
 from matplotlib.figure import Figure
 
+from looktwice.evaluate.statistics import Estimate
 from looktwice.report.figures import spread
 from looktwice.report.numbers import MINUS
 from looktwice.report.templating import printable, shorten
 from looktwice.study.measures import UNITS, title
 from looktwice.study.results import Results, Row
-from looktwice.study.statistics import Estimate
 from looktwice.study.weights import LOSSES, POSITIVE, negative_weights
 
 WIDE: Final = 720

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from looktwice.errors import RunError, UsageError
-from looktwice.evaluate.bootstrap import COVERAGE, interval, resample, unpack
+from looktwice.evaluate.scoring import unpack
+from looktwice.evaluate.statistics import COVERAGE, over_pictures
 from looktwice.report import figures, numbers, versus, words
 from looktwice.report.numbers import NBSP
 from looktwice.report.record import Record, RunRecord, read_run
@@ -18,7 +19,6 @@ from looktwice.report.versus import Compared
 from looktwice.storage import write_atomic
 
 MOST = 8  # runs: more lines in one plot cannot be told apart; `looktwice study` compares more
-SEED = 0  # of the bootstrap
 
 
 def compare_runs(folders: Sequence[Path], out: Path | None = None, *, command: str = "") -> Path:
@@ -181,12 +181,13 @@ def _protocol_names(one: Compared) -> set[str]:
 def _gaps(ranked: Sequence[Compared], protocol: str, coverage: float) -> dict[str, Gap]:
     """Return the first run minus each other, paired by test pictures and draws of labels."""
     test = (ranked[0].run.evaluation or {})["data"]["test"]
-    right = [unpack(versus.entry(one.run, protocol)["right"], test) for one in ranked]
-    best, *others = resample(right, SEED)
+    best, *others = (
+        unpack(versus.entry(one.run, protocol)["right"], test).astype(float) for one in ranked
+    )
     found = {}
     for one, other in zip(ranked[1:], others, strict=True):
-        low, high = interval(best.resampled - other.resampled, coverage)
-        found[one.name] = Gap(best.mean - other.mean, (low, high))
+        gain = over_pictures(best - other)
+        found[one.name] = Gap(gain.mean, gain.interval_at(coverage))
     return found
 
 

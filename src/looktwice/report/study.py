@@ -9,13 +9,13 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from looktwice.evaluate.statistics import Estimate
 from looktwice.report import charts, numbers
 from looktwice.report.templating import render_page
 from looktwice.storage import write_atomic
 from looktwice.study import Found, Plan, Results
 from looktwice.study.measures import ENCODER, UNITS, title
 from looktwice.study.results import AGREES, CANNOT_TELL, DISAGREES, Difference, Verdict
-from looktwice.study.statistics import Estimate
 from looktwice.study.tables import p_value, shown, signed
 
 WARN_SEEDS = 3  # fewer seeds, and intervals say little about other seeds

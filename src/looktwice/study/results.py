@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from looktwice.evaluate.statistics import Estimate, holm, over_pictures, over_seeds
 from looktwice.run import Run
 from looktwice.study.definition import Claim, Study
 from looktwice.study.measures import BASELINES, ENCODER, parts, title
 from looktwice.study.planning import Plan
-from looktwice.study.statistics import Estimate, holm, over_pictures, over_seeds
 from looktwice.study.work import Task
 
 SIGNIFICANT: Final = 0.05

@@ -11,11 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from looktwice.evaluate.statistics import Estimate
 from looktwice.storage import write_atomic
 from looktwice.study.definition import Claim
 from looktwice.study.measures import UNITS, title
 from looktwice.study.results import COSTS, Difference, Results, Row
-from looktwice.study.statistics import Estimate
 
 
 def shown(measure: str, value: float) -> str:

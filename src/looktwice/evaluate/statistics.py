@@ -1,4 +1,4 @@
-"""Means over seeds and test pictures, their differences, and what these allow to say.
+"""Means over seeds (or draws of labels) and test pictures, and what these allow to say.
 
 What is measured of a variant is how often each of T test pictures was right with each of S seeds,
 (S, T). Seeds and pictures are both samples, and crossed: each seed meets each picture. So the
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 COVERAGE = 0.95
+RESAMPLES = 4000  # of `mean_interval`
 
 Doubles = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -46,6 +47,10 @@ class Estimate:
     freedom: float
     seeds: int
 
+    def interval_at(self, coverage: float) -> tuple[float, float]:
+        """Return the interval of another coverage, in (0, 1)."""
+        return _around(self.mean, self.error, self.freedom, coverage)
+
     @property
     def p(self) -> float:
         """Two-sided p-value of a mean of 0."""
@@ -61,14 +66,19 @@ def balanced_weights(truth: Labels) -> Doubles:
     return weights
 
 
-def over_pictures(values: Doubles, truth: Labels) -> Estimate:
-    """Estimate balanced accuracy, or a difference of two, from values (S, T).
+def over_pictures(values: Doubles, truth: Labels | None = None) -> Estimate:
+    """Estimate accuracy, balanced where classes are given, or a difference of two: values (S, T).
+
+    Of two seeds the interval holds the truth in 86 to 96 % of cases, since two that happen to be
+    near each other hide how far seeds vary; of three in 93 % or more, of five in 95 (simulated).
 
     Args:
         values: share of draws in which a picture was right, or differences of two such.
         truth: classes (S, T), for most measures the same with every seed; pictures are samples of
-            their class with the first seed, classes are fixed.
+            their class with the first seed, classes are fixed. None: plain accuracy, of pictures
+            that are samples of all.
     """
+    truth = np.zeros(values.shape, np.int64) if truth is None else truth
     num_seeds, _ = values.shape
     weights = np.stack([balanced_weights(labels) for labels in truth])
     means: Doubles = (values * weights).mean(axis=1)
@@ -81,6 +91,22 @@ def over_pictures(values: Doubles, truth: Labels) -> Estimate:
         return _estimate(means, variance, _satterthwaite(pictures))
     variance += between
     return _estimate(means, variance, _satterthwaite([seeds, *pictures, *rest], variance))
+
+
+def share_interval(estimate: Estimate, num_pictures: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share: within 0 .. 1, and not without width at either.
+
+    Wilson's (J. Am. Stat. Assoc. 22, 1927) with Student's t, of as many pictures as would have the
+    estimate's error by themselves (Korn & Graubard, Survey Methodology 24, 1998); of
+    `num_pictures` where that is 0, as when all are right.
+    """
+    p, variance = estimate.mean, estimate.error**2
+    size = p * (1 - p) / variance if variance > 0 else num_pictures
+    t = float(stats.t.ppf((1 + COVERAGE) / 2, estimate.freedom))
+    whole = 1 + t**2 / size
+    centre = (p + t**2 / (2 * size)) / whole
+    half = t / whole * math.sqrt(p * (1 - p) / size + (t / (2 * size)) ** 2)
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
 
 
 _Part = tuple[float, float]
@@ -115,6 +141,21 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     return _estimate(numbers, float(numbers.var(ddof=1)) / len(numbers), len(numbers) - 1)
 
 
+def mean_interval(values: Doubles, seed: int) -> list[float]:
+    """Return [low, high], the 95 % interval of the mean of independent values (M,), M >= 8.
+
+    Percentile bootstrap, its percentiles expanded so that few values do not make it narrow: by
+    Student's t and by sqrt(M / (M - 1)) (Hesterberg 2015, arXiv 1411.5279, "expanded percentile").
+    Below 8 values resampling them cannot tell how far their mean may lie.
+    """
+    count = len(values)
+    generator = np.random.default_rng(seed)
+    means = values[generator.integers(count, size=(RESAMPLES, count))].mean(axis=1)
+    wide = (count / (count - 1)) ** 0.5 * stats.t.ppf((1 + COVERAGE) / 2, count - 1)
+    tail = stats.norm.cdf(-wide)
+    return [float(bound) for bound in np.quantile(means, [tail, 1 - tail])]
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values corrected for their number (Holm 1979, Scand. J. Statist. 6)."""
     order = np.argsort(p_values, kind="stable")
@@ -135,6 +176,11 @@ def _satterthwaite(parts: Sequence[_Part], total: float | None = None) -> float:
 
 def _estimate(means: Doubles, variance: float, freedom: float) -> Estimate:
     mean, error = float(means.mean()), math.sqrt(variance)
-    half = float(stats.t.ppf((1 + COVERAGE) / 2, freedom)) * error
     sd = float(means.std(ddof=1)) if len(means) > 1 else None
-    return Estimate(mean, sd, (mean - half, mean + half), error, freedom, len(means))
+    interval = _around(mean, error, freedom, COVERAGE)
+    return Estimate(mean, sd, interval, error, freedom, len(means))
+
+
+def _around(mean: float, error: float, freedom: float, coverage: float) -> tuple[float, float]:
+    half = float(stats.t.ppf((1 + coverage) / 2, freedom)) * error
+    return mean - half, mean + half

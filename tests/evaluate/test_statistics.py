@@ -5,7 +5,13 @@ import pytest
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score
 
-from looktwice.study.statistics import balanced_weights, holm, over_pictures, over_seeds
+from looktwice.evaluate.statistics import (
+    balanced_weights,
+    holm,
+    over_pictures,
+    over_seeds,
+    share_interval,
+)
 
 
 def same(truth, values):
@@ -37,6 +43,37 @@ def test_one_seed_has_the_binomial_error_of_its_pictures():
     assert estimate.sd is None
     low, high = estimate.interval
     assert high - low == pytest.approx(2 * stats.t.ppf(0.975, 799) * error, rel=0.05)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9, 0.99])
+def test_the_interval_of_one_share_is_wilsons(share):
+    right = np.zeros((1, 2000))
+    right[0, : round(share * 2000)] = 1
+    expected = stats.binomtest(round(share * 2000), 2000).proportion_ci(method="wilson")
+    low, high = share_interval(over_pictures(right), 2000)
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=2e-5)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("between_seeds", [0.0, 0.03, 0.08])
+def test_intervals_of_shares_hold_the_truth_and_stay_shares(between_seeds, seeds):
+    generator = np.random.default_rng(4)
+    covered, trials = 0, 300
+    for _ in range(trials):
+        share = generator.normal(0.75, between_seeds, (seeds, 1))
+        right = generator.random((seeds, 200)) < share
+        low, high = share_interval(over_pictures(right.astype(float)), 200)
+        assert 0 <= low <= right.mean() <= high <= 1
+        covered += low <= 0.75 <= high
+    assert (0.84 if seeds == 2 else 0.91) <= covered / trials
+
+
+def test_an_interval_of_another_coverage_is_students_too():
+    values = np.random.default_rng(1).normal(0.1, 1, (1, 300))
+    found = over_pictures(values)
+    expected = stats.t.interval(0.99, 299, values.mean(), stats.sem(values[0]))
+    assert found.interval_at(0.99) == pytest.approx(expected)
+    assert found.interval_at(0.95) == found.interval
 
 
 def test_without_picture_noise_it_is_students_t_over_seeds():
