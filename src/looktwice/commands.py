@@ -343,9 +343,10 @@ def search(
     from looktwice.embedding import search_target
     from looktwice.embedding.search import open_pictures
     from looktwice.report import search as shown
+    from looktwice.storage import check_new
 
     if out is not None:
-        shown.check_page(out)
+        check_new(out)
     with contextlib.redirect_stdout(sys.stderr if json_ else sys.stdout):
         index, answers = search_target(
             target, queries, encoder=encoder, data=data, k=count, device=device

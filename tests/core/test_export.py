@@ -22,7 +22,7 @@ from looktwice.cli import main
 from looktwice.errors import RunError, UsageError
 from looktwice.estimator import load_encoder
 from looktwice.export import FORMATS, _rounded, export_encoder
-from looktwice.models import Encoder, EncoderSpec, build_backbone, encoder_bytes
+from looktwice.models import Encoder, EncoderSpec, build_backbone, encoder_bytes, read_encoder
 
 DOCS = Path(__file__).parents[2] / "docs" / "export.md"
 NUM_PICTURES = int(os.environ.get("LOOKTWICE_EXPORT_PICTURES", "40"))
@@ -211,12 +211,37 @@ def test_nothing_is_overwritten(runs, tmp_path, capsys, to):
     file.write_text("mine")
     folder.mkdir()
     (folder / "mine").write_text("mine")
-    for out in (file, folder, runs["resnet-colour"]):
+    begun = tmp_path / "begun"  # what a start of a run may replace is nothing of an export
+    begun.mkdir()
+    (begun / "environment.json").write_text("mine")
+    link = tmp_path / "link"
+    link.symlink_to("nowhere")
+    for out in (file, folder, begun, link, runs["resnet-colour"]):
         code = main(["export", str(runs["resnet-colour"]), "--to", to, "--out", str(out)])
         error = capsys.readouterr().err
         assert (code, error.count("\n")) == (1, 1)
         assert "left as it is" in error
     assert (file.read_text(), (folder / "mine").read_text()) == ("mine", "mine")
+    assert (begun / "environment.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("to", ["safetensors", "hf"])
+def test_what_comes_meanwhile_and_what_lies_beside_is_left(runs, tmp_path, monkeypatch, to):
+    out, beside = tmp_path / "out", tmp_path / "out.former"
+    beside.write_text("mine")
+    made = FORMATS[to]
+
+    def overtaken(encoder, run):
+        monkeypatch.setitem(FORMATS, to, made)
+        export_encoder(runs["tiny-colour"], to, out)
+        return made(encoder, run)
+
+    monkeypatch.setitem(FORMATS, to, overtaken)
+    with pytest.raises(RunError, match="out exists already and is left as it is"):
+        export_encoder(runs["tiny-grey"], to, out)
+    found = read_encoder(out / "model.safetensors" if to == "hf" else out)
+    assert (found.spec.channels, beside.read_text()) == (3, "mine")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.former"]
 
 
 def test_a_disk_that_is_full_leaves_nothing_behind(runs, tmp_path, monkeypatch):
