@@ -309,14 +309,16 @@ def test_a_split_that_ends_in_unreadable_pictures(encoder_file, tmp_path, small_
     assert len(found.bad_files.read_text().splitlines()) == 4
 
 
-def test_layers_of_a_run_are_those_of_its_head(tmp_path, capsys):
-    run = tmp_path / "run"
-    pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), np.uint8)
-    np.save(tmp_path / "pixels.npy", pixels)
-    quick = ["--size", "8", "-b", "8", "--steps", "2", "--threads", "1", "--model.image-size", "8"]
-    given = ["pretrain", "-d", str(tmp_path / "pixels.npy"), "-o", str(run), *quick]
-    assert main(given) == 0
-    capsys.readouterr()
+def test_a_run_labels_no_pictures_with_splits_it_was_not_trained_on(run, tmp_path, capsys):
+    pixels = np.load(run.parent / "pixels.npy")
+    np.save(run.parent / "pixels.npy", pixels[:59])
+    code, text = error_of(capsys, "embed", run, "--out", tmp_path / "x.npy")
+    assert (code, "does not hold the pictures" in text) == (1, True), text
+    data = ["--data", run.parent / "pixels.npy"]  # these are train, as distributed
+    assert main([str(a) for a in ["embed", run, *data, "--out", tmp_path / "x.npy"]]) == 0
+
+
+def test_layers_of_a_run_are_those_of_its_head(run, tmp_path, capsys):
     out = tmp_path / "x.parquet"
     assert main(["embed", str(run), "--layers", "h,hidden-1,z", "-o", str(out), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)

@@ -225,15 +225,9 @@ def test_an_index_of_another_embedding_is_refused(encoder_file, pictures, tmp_pa
         search_target(tmp_path / "x.npy", [pictures / "train" / "day" / "001.png"])
 
 
-def test_a_run_is_embedded_once_and_searched(tmp_path, capsys):
-    run = tmp_path / "run"
-    pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), np.uint8)
-    np.save(tmp_path / "pixels.npy", pixels)
-    quick = ["--size", "8", "-b", "8", "--steps", "2", "--threads", "1", "--model.image-size", "8"]
-    assert main(["pretrain", "-d", str(tmp_path / "pixels.npy"), "-o", str(run), *quick]) == 0
+def test_a_run_is_embedded_once_and_searched(run, tmp_path, capsys):
     query = tmp_path / "query.png"
-    Image.fromarray(pixels[17]).save(query)
-    capsys.readouterr()
+    Image.fromarray(np.load(run.parent / "pixels.npy")[17]).save(query)
     page = tmp_path / "page.html"
     assert main(["search", str(run), str(query), "-k", "4", "-o", str(page)]) == 0
     assert re.search(r"\n +1 +1\.000 .*\[17\]", capsys.readouterr().out)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from looktwice.build import best_device, open_device
-from looktwice.data import Data, Source, open_official
+from looktwice.data import Data, Source, Splits, open_official
 from looktwice.embedding.about import About
 from looktwice.errors import DataError, UsageError, did_you_mean
 from looktwice.estimator import open_encoder
@@ -26,7 +26,7 @@ from looktwice.evaluate.layers import head_of, layers
 from looktwice.evaluate.subject import check_channels
 from looktwice.features import encode
 from looktwice.models import Encoder
-from looktwice.run import Run, open_data, open_run
+from looktwice.run import Run, check_pictures, open_data, open_run
 
 HEADLESS = "h"  # the features; all other layers are the projection head's
 
@@ -172,11 +172,15 @@ def open_subject(
 
     Raises:
         UsageError: no pictures named, or another dtype than float32 or float16.
+        RunError: the run's own are no longer those it was trained on.
         DataError: they cannot be opened, or do not fit the encoder.
     """
     if dtype not in ("float32", "float16"):
         raise UsageError(f"--dtype is {dtype!r}; it must be float32 or float16")
     parts = open_parts(eye.run, data)
+    if eye.run is not None and data is None:
+        splits = Splits(parts["train"], parts["validation"], parts.get("test"))
+        check_pictures(eye.run, splits)  # of others the same seed carves other splits
     for source in parts.values():
         check_channels(eye.target, eye.encoder, source)
     digest = hashlib.sha256()
