@@ -92,6 +92,14 @@ def test_an_encoder_file_gives_the_same_features_and_the_same_bytes(tmp_path):
     assert encoder_bytes(loaded.backbone, loaded.spec) == data
 
 
+def test_tied_weights_come_back():
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    network[1].weight = network[0].weight
+    written = safetensors.torch.load(encoder_bytes(network, SPEC))
+    assert written.keys() == network.state_dict().keys()
+    assert all(torch.equal(written[name], t) for name, t in network.state_dict().items())
+
+
 def test_bytes_and_floats_give_the_same_features():
     encoder = make_encoder()
     pictures = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, final
 
 import safetensors
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from looktwice.errors import RunError
 from looktwice.models.backbones import PUBLISHERS, build_backbone
+from looktwice.tensors import tensor_bytes
 
 FORMAT = "looktwice-encoder/1"
 # Pictures centred on zero with about unit spread; batch-norm absorbs what a data set's own
@@ -155,10 +155,8 @@ def _resize(pictures: Tensor, size: list[int]) -> Tensor:
 
 def encoder_bytes(backbone: nn.Module, spec: EncoderSpec) -> bytes:
     """Return the safetensors file of an encoder; equal weights give equal bytes."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in backbone.state_dict().items()}
-    # One metadata key alone: safetensors keeps no order among several.
     header = json.dumps({"format": FORMAT, **dataclasses.asdict(spec)}, sort_keys=True)
-    return safetensors.torch.save(tensors, {"looktwice": header})
+    return tensor_bytes(backbone.state_dict(), {"looktwice": header})
 
 
 def read_encoder(path: Path) -> Encoder:
