@@ -236,6 +236,8 @@ def unfinished(path: Path) -> Iterator[Path]:
     with plainly(path):
         folder.mkdir(exist_ok=True)
     with alone(folder, f"{path} is being written by another process; wait for it"):
+        with plainly(path):
+            _remove_abandoned(folder)  # by `remove_folder`
         yield folder
 
 

@@ -19,8 +19,9 @@ from looktwice import features
 from looktwice.checkpoint import checkpoint_name, load_checkpoint
 from looktwice.cli import main
 from looktwice.data import ArraySource, Source, open_source
-from looktwice.embedding import embed_target, read_about, read_rows
+from looktwice.embedding import About, embed_target, read_about, read_rows
 from looktwice.embedding.embed import embed
+from looktwice.embedding.pieces import Piece, Pieces
 from looktwice.embedding.subject import Eye
 from looktwice.errors import DataError, RunError, UsageError
 from looktwice.estimator import load_encoder
@@ -294,6 +295,42 @@ def test_unfinished_work_of_another_command_is_refused(
     codes, said = planted("none", other_encoder, pictures, out)
     assert (codes, said.count("\n")) == ([1], 1)
     assert "unfinished embedding, and this command asks for another encoder" in said
+
+
+@pytest.mark.parametrize("lost", ["about.json", "piece-00000001.safetensors"])
+def test_pieces_of_which_something_is_lost_are_refused(tmp_path, lost):
+    """Also the last one of train, where some of test are there."""
+    about = About({}, {"sha256": "0"}, {"h": 2}, "float32")
+    pieces = Pieces(tmp_path, about)
+    for split, first in (("train", 0), ("train", 4), ("test", 0)):
+        h = np.zeros((4, 2), np.float32)
+        pieces.add(Piece(split, first, first + 4, [], np.arange(first, first + 4), {"h": h}))
+    assert Pieces(tmp_path, about).rows == 12
+    (tmp_path / lost).unlink()
+    with pytest.raises(RunError, match="missing: remove .*, and begin anew"):
+        Pieces(tmp_path, about)
+
+
+def test_a_kill_while_pieces_are_removed_leaves_none_of_them(
+    encoder_file, other_encoder, pictures, tmp_path, monkeypatch
+):
+    out = tmp_path / "x.npy"
+
+    def killed(path, ignore_errors=False):
+        if path.name != "whole":
+            (path / "about.json").unlink()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        embed_target(encoder_file, out, data=pictures)
+    monkeypatch.undo()
+    for path in tmp_path.glob("x.*"):
+        path.unlink()
+    made = embed_target(other_encoder, out, data=pictures)
+    embed_target(other_encoder, tmp_path / "y.npy", data=pictures)
+    assert np.array_equal(np.load(made.path), np.load(tmp_path / "y.npy"))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_split_that_ends_in_unreadable_pictures(encoder_file, tmp_path, small_pieces):
