@@ -57,7 +57,10 @@ class About:
             "pictures": "other pictures",
             "layers": f"layers {','.join(other.layers)}",
             "dtype": other.dtype,
+            "rows": "more or fewer rows",
         }
+        if None not in (self.rows, other.rows):  # a picture that was mended since has one more
+            own["rows"], others["rows"] = self.rows, other.rows
         return next((words[key] for key in own if own[key] != others[key]), "")
 
     def to_json(self, kind: str) -> str:
