@@ -113,6 +113,19 @@ def small_stem_lines(architecture: str, stem: nn.Module) -> str:
     ) + _LOAD
 
 
+def torchvision_lines(architecture: str, network: nn.Module) -> str:
+    """Return the lines that load a network of torchvision, less its last layer, from its folder."""
+    name, first = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
+    made_as: Any = network.pretrained_cfg
+    return (
+        "import torch\nimport torchvision\n"
+        "from safetensors.torch import load_file\n\n"
+        f'network = torchvision.models.get_model("{architecture}")\n'
+        f'network.set_submodule("{made_as["classifier"]}", torch.nn.Identity())\n'
+        f'network.set_submodule("{name}", torch.nn.{first})\n'
+    ) + _LOAD
+
+
 def preprocessor(spec: EncoderSpec) -> dict[str, Any]:
     """Return the preprocessing in the words of Hugging Face's image processors."""
     return {

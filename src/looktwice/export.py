@@ -109,8 +109,7 @@ def _hugging_face(encoder: Encoder, run: Run | None) -> Content:
         files = _own(encoder)
         lines = card.small_stem_lines(_architecture(encoder), network.get_submodule("conv1"))
     else:
-        files = _timm(encoder, run)
-        lines = card.TIMM_LINES
+        files, lines = _published(encoder, run)
     preprocessor = card.preprocessor(encoder.spec)
     readme = card.model_card(run, encoder.spec, lines, encoder_width(encoder))
     return {
@@ -118,6 +117,17 @@ def _hugging_face(encoder: Encoder, run: Run | None) -> Content:
         "preprocessor_config.json": _json(preprocessor),
         "README.md": readme.encode(),
     }
+
+
+def _published(encoder: Encoder, run: Run) -> tuple[dict[str, bytes], str]:
+    """Return the files of a library's network, timm's where it has it, and the lines to load it."""
+    try:
+        return _timm(encoder, run), card.TIMM_LINES
+    except UsageError:
+        if not encoder.spec.backbone.startswith("torchvision:"):
+            raise
+        lines = card.torchvision_lines(_architecture(encoder), encoder.backbone)
+        return _own(encoder), lines
 
 
 def _own(encoder: Encoder) -> dict[str, bytes]:

@@ -33,9 +33,10 @@ ENCODERS = {
     "tiny-colour": EncoderSpec("resnet-tiny-half", 3, True, 20, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)),
     "resnet-grey": EncoderSpec("resnet18", 1, False, 64, (0.4,), (0.3,)),
     "resnet-colour": EncoderSpec("timm:resnet18", 3, False, 64, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)),
+    "torchvision": EncoderSpec("torchvision:regnet_y_400mf", 1, False, 64, (0.4,), (0.3,)),
     "resnet-small": EncoderSpec("resnet18", 3, True, 32, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)),
 }
-"""Each kind: grey and colour, ours and timm's, with and without the stem for small pictures."""
+"""Each kind: grey and colour, ours, timm's and torchvision's, with and without the small stem."""
 
 CASES = [
     ("tiny-grey", "program"), ("tiny-grey", "onnx"), ("tiny-grey", "hf"),
@@ -43,7 +44,7 @@ CASES = [
     ("resnet-grey", "safetensors"), ("resnet-grey", "timm"), ("resnet-grey", "torchvision"),
     ("resnet-colour", "timm"), ("resnet-colour", "torchvision"), ("resnet-colour", "hf"),
     ("resnet-small", "safetensors"), ("resnet-small", "program"), ("resnet-small", "onnx"),
-    ("resnet-small", "hf"),
+    ("resnet-small", "hf"), ("torchvision", "hf"),
 ]  # fmt: skip
 
 

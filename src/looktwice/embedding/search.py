@@ -216,7 +216,7 @@ def _answer(index: Index, eye: Eye, query: str, picture: NDArray[np.uint8], k: i
 
 
 def open_pictures(
-    about: About, data: Data | None = None, *, searched_by: str | Path = ""
+    about: About, data: Data | None = None, *, searched_by: str | Path | None = None
 ) -> dict[str, Source]:
     """Open the pictures of an index, by split.
 
@@ -231,7 +231,7 @@ def open_pictures(
         DataError: they cannot be opened.
     """
     said = about.pictures
-    run = _run_at(Path(searched_by))
+    run = None if searched_by is None else _run_at(Path(searched_by))
     if run is None and said["run"] and (said["of_run"] or data is None):
         run = open_run(Path(said["run"]))
     if said["of_run"]:
