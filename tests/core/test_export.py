@@ -325,6 +325,38 @@ def test_the_card_says_how_it_was_made_and_how_good_it_is(tmp_path):
     assert parsed["pipeline_tag"] == "image-feature-extraction"
 
 
+@pytest.mark.parametrize("file", ["environment.json", "summary.json", "evaluation.json"])
+def test_a_run_that_does_not_tell_its_training_is_one_line(tmp_path, capsys, file):
+    run = make_run(tmp_path / "run", "tiny-grey")
+    for damaged in ("{}", "", None):
+        (run / file).unlink(missing_ok=True)
+        if damaged is not None:
+            (run / file).write_text(damaged)
+        elif file == "evaluation.json":  # not measured
+            continue
+        code = main(["export", str(run), "--to", "hf", "--out", str(tmp_path / "out")])
+        error = capsys.readouterr().err
+        assert (code, error.count("\n"), "does not tell how" in error) == (1, 1, True), error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        (
+            "https://u:p@host.org/a/shards-{0..9}.tar?X-Amz-Signature=secret#x/y",
+            "shards-{0..9}.tar",
+        ),
+        ("s3://bucket/flowers", "flowers"),
+        ("https://user:secret@host.org", "host.org"),
+        ("https://host.org/a@b.tar", "a@b.tar"),
+        ("/home/somebody/what?#", "what?#"),
+    ],
+)
+def test_a_card_publishes_no_keys(source, name):
+    assert card._name(source) == name
+
+
 def test_a_card_over_published_weights_names_their_licence(tmp_path):
     run = make_run(tmp_path / "run", "tiny-grey")
     config = configuration.load(run / "config.toml")

@@ -1,5 +1,6 @@
 """Networks: shapes, stems, heads, and an encoder that survives its file."""
 
+import dataclasses
 import json
 
 import pytest
@@ -19,6 +20,7 @@ from looktwice.models import (
     encoder_bytes,
     feature_width,
 )
+from looktwice.models.encoder import FORMAT
 
 SPEC = EncoderSpec("resnet-tiny", 1, False, 28, (0.5,), (0.25,))
 
@@ -186,6 +188,15 @@ def test_other_files_are_no_encoders(tmp_path):
     path.write_bytes(
         safetensors.torch.save({"a": torch.ones(1)}, {"looktwice": json.dumps({"format": "x"})})
     )
+    with pytest.raises(RunError, match="not an encoder of this version"):
+        load_encoder(path)
+    tensors = make_encoder().backbone.state_dict()
+    said = {"format": FORMAT, **dataclasses.asdict(SPEC)}
+    for wrong in (said | {"new": 1}, {k: v for k, v in said.items() if k != "mean"}):
+        path.write_bytes(safetensors.torch.save(tensors, {"looktwice": json.dumps(wrong)}))
+        with pytest.raises(RunError, match="damaged: its header does not describe an encoder"):
+            load_encoder(path)
+    path.write_bytes(safetensors.torch.save(tensors, {"looktwice": "[]"}))
     with pytest.raises(RunError, match="not an encoder of this version"):
         load_encoder(path)
     with pytest.raises(RunError, match="there is no such folder"):

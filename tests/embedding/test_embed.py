@@ -162,6 +162,8 @@ def test_what_is_there_already_is_kept_and_another_is_refused(
         ({"--layers": "h,z"}, "the folder of a run", 2),
         ({"--layers": "h,h"}, "each once", 2),
         ({"--layers": "q"}, "the folder of a run", 2),
+        ({"--image-size": "0"}, "--image-size is 0; it must be 1 or more", 2),
+        ({"--image-size": "-5"}, "--image-size is -5; it must be 1 or more", 2),
         ({"--data": "nowhere"}, "there is no folder or data set 'nowhere'", 1),
     ],
 )
@@ -373,6 +375,8 @@ def test_layers_of_a_run_are_those_of_its_head(run, tmp_path, capsys):
     middle = np.maximum(middle * of["1.weight"] + of["1.bias"], 0)
     np.testing.assert_allclose(hidden, middle, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(z, middle @ of["3.weight"].T, rtol=1e-3, atol=1e-4)
+    with pytest.raises(UsageError, match="--image-size: the run .* has its own"):
+        embed_target(run, tmp_path / "y.npy", image_size=16)
     with pytest.raises(UsageError, match="no layer 'y'"):
         embed_target(run, tmp_path / "y.npy", layers=["h", "y"])
 

@@ -1,5 +1,6 @@
 """Search beside brute force, and what it refuses."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -22,7 +23,9 @@ from looktwice.embedding import (
 )
 from looktwice.embedding.formats import format_of
 from looktwice.errors import DataError, RunError, UsageError
-from looktwice.models import build_backbone
+from looktwice.models import EncoderSpec, build_backbone
+
+SPEC = EncoderSpec("resnet-tiny", 3, True, 12, (0.5,) * 3, (0.25,) * 3)
 
 
 def error_of(capsys, *arguments):
@@ -37,8 +40,9 @@ def write_vectors(path, features, names=None):
     """An embedding of given features, without pictures."""
     count, width = features.shape
     about = About(
-        {"target": "x", "weights": None, "weights_sha256": "0" * 64, "spec": {}},
-        {"sha256": "0" * 64, "name": "x", "run": None, "of_run": False, "data": None},
+        {"target": "x", "weights": None, "weights_sha256": "0" * 64, "spec": dataclasses.asdict(SPEC)},
+        {"sha256": "0" * 64, "name": "x", "run": None, "of_run": False, "data": None,
+         "alpha": "white"},
         {"h": width}, "float32", count, 0,
     )  # fmt: skip
     names = names or [f"{i}.png" for i in range(count)]
@@ -217,7 +221,17 @@ def test_versions_damage_and_missing_libraries_are_one_line(
     assert (code, "'looktwice-index/2', and this version of looktwice reads" in said) == (1, True)
     about.write_text("{}")
     assert "is damaged" in error_of(capsys, "search", tmp_path / "index", good)[1]
+    for key, holder in (("weights", "encoder"), ("alpha", "pictures")):
+        said = json.loads(text)
+        del said[holder][key]
+        about.write_text(json.dumps(said))
+        assert "is damaged" in error_of(capsys, "search", tmp_path / "index", good)[1]
     about.write_text(text)
+    places = tmp_path / "index" / "places.npy"
+    kept = places.read_bytes()
+    places.write_bytes(b"")
+    assert "is damaged" in error_of(capsys, "search", tmp_path / "index", good)[1]
+    places.write_bytes(kept)
     vectors = tmp_path / "index" / "vectors.faiss"
     vectors.write_bytes(vectors.read_bytes()[:-100])
     assert "is damaged" in error_of(capsys, "search", tmp_path / "index", good)[1]

@@ -23,7 +23,7 @@ from looktwice.embedding.formats import ENDINGS, bad_lines, format_of, read_abou
 from looktwice.embedding.pieces import Piece, Pieces
 from looktwice.embedding.rows import Rows
 from looktwice.embedding.subject import HEADLESS, Eye, Subject, as_dtype, open_eye, open_subject
-from looktwice.errors import BadPictureError, RunError
+from looktwice.errors import BadPictureError, RunError, UsageError
 from looktwice.features import Indices, stream
 from looktwice.storage import move_new, plainly, remove_folder, unfinished
 
@@ -84,6 +84,8 @@ def embed_target(
         DataError: the pictures cannot be opened, or none of a split can be read.
     """
     _check_place(out)
+    if image_size is not None and Path(target).is_dir():
+        raise UsageError(f"--image-size: the run {target} has its own; give its encoder file")
     eye = open_eye(target, weights=weights, image_size=image_size, layers=layers, device=device)
     return embed(eye, out, data=data, layers=layers, dtype=dtype, file=file)
 

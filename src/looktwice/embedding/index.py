@@ -159,7 +159,7 @@ def open_index(folder: Path) -> Index:
         _ask_for(folder / VECTORS)
         vectors = faiss.read_index(str(folder / VECTORS), faiss.IO_FLAG_MMAP_IFC)
         places = np.load(folder / PLACES, mmap_mode="r")
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, EOFError, ValueError, RuntimeError) as error:
         raise _damaged(folder) from error
     shape = (about.rows, about.layers.get(HEADLESS))
     if (vectors.ntotal, vectors.d) != shape or len(places) != about.rows:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from looktwice.errors import RunError
+from looktwice.errors import RunError, UsageError
 from looktwice.models.backbones import PUBLISHERS, build_backbone
 from looktwice.tensors import tensor_bytes
 
@@ -62,6 +62,12 @@ class EncoderSpec:
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+def check_image_size(image_size: int | None) -> None:
+    """Raise UsageError where a side in pixels is none; None is taken."""
+    if image_size is not None and image_size < 1:
+        raise UsageError(f"--image-size is {image_size}; it must be 1 or more")
 
 
 @final
@@ -171,9 +177,12 @@ def read_encoder(path: Path) -> Encoder:
         raise RunError(f"no encoder at {path}") from None
     except (OSError, safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise RunError(f"{path} is damaged or no safetensors file: {error}") from error
-    if header.pop("format", None) != FORMAT:
+    if not isinstance(header, dict) or header.pop("format", None) != FORMAT:
         raise RunError(f"{path} is not an encoder of this version of looktwice ({FORMAT})")
-    spec = EncoderSpec(**{**header, "mean": tuple(header["mean"]), "std": tuple(header["std"])})
+    try:
+        spec = EncoderSpec(**{**header, "mean": tuple(header["mean"]), "std": tuple(header["std"])})
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{path} is damaged: its header does not describe an encoder") from error
     backbone = build_backbone(
         spec.backbone, channels=spec.channels, small_stem=spec.small_stem, init=str(path)
     )
