@@ -22,7 +22,7 @@ from looktwice.data import ArraySource, Source, open_source
 from looktwice.embedding import About, embed_target, read_about, read_rows
 from looktwice.embedding.embed import embed
 from looktwice.embedding.pieces import Piece, Pieces
-from looktwice.embedding.subject import Eye
+from looktwice.embedding.subject import Eye, data_at, open_eye
 from looktwice.errors import DataError, RunError, UsageError
 from looktwice.estimator import load_encoder
 from looktwice.models import wrap_encoder
@@ -96,6 +96,23 @@ def test_the_file_says_what_made_it(encoder_file, pictures, tmp_path):
     other = embed_target(encoder_file, tmp_path / "y.parquet", data=pictures, image_size=16).about
     assert about.difference(other) == "the encoder at another size or normalisation"
     assert len(about.encoder["weights_sha256"]) == len(about.pictures["sha256"]) == 64
+
+
+def test_pictures_are_named_so_that_they_are_found_from_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("cifar10").mkdir()
+    for data in ("cifar10", "https://host.org/a.tar", "hf:owner/name"):
+        assert data_at(data) == data
+    for data in ("flowers", Path("cifar10"), "shards/{0..9}.tar"):
+        assert data_at(data) == str(tmp_path / data)
+
+
+def test_an_encoder_that_is_no_runs_reads_pictures_on_all_cores(encoder_file, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
+    assert open_eye(encoder_file).threads == 3
+    monkeypatch.delattr("os.sched_getaffinity")  # as on macOS
+    monkeypatch.setattr("os.cpu_count", lambda: 5)
+    assert open_eye(encoder_file).threads == 5
 
 
 @pytest.mark.parametrize("kind", FORMATS)
