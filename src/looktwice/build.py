@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,8 +127,7 @@ def all_threads() -> int:
     processes = launched.local_world_size()
     if processes == 1 or os.environ.get("OMP_NUM_THREADS", "1") != "1":
         return _ALL_THREADS
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return max(1, cores // processes)
+    return max(1, launched.usable_cores() // processes)
 
 
 def free_memory(device: torch.device) -> int:

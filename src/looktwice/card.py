@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from torch import nn
 
 from looktwice.config import Config
+from looktwice.errors import RunError
 from looktwice.models import EncoderSpec, ResNetTiny
 from looktwice.run import Run
 
@@ -113,6 +115,19 @@ def small_stem_lines(architecture: str, stem: nn.Module) -> str:
     ) + _LOAD
 
 
+def torchvision_lines(architecture: str, network: nn.Module) -> str:
+    """Return the lines that load a network of torchvision, less its last layer, from its folder."""
+    name, first = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
+    made_as: Any = network.pretrained_cfg
+    return (
+        "import torch\nimport torchvision\n"
+        "from safetensors.torch import load_file\n\n"
+        f'network = torchvision.models.get_model("{architecture}")\n'
+        f'network.set_submodule("{made_as["classifier"]}", torch.nn.Identity())\n'
+        f'network.set_submodule("{name}", torch.nn.{first})\n'
+    ) + _LOAD
+
+
 def preprocessor(spec: EncoderSpec) -> dict[str, Any]:
     """Return the preprocessing in the words of Hugging Face's image processors."""
     return {
@@ -137,8 +152,18 @@ def model_card(run: Run, spec: EncoderSpec, lines: str, width: int) -> str:
         spec: of its encoder.
         lines: that load its network, as ``network``, in the folder of the card.
         width: D, of its features (N, D).
+
+    Raises:
+        RunError: what the run recorded of its training is not there, or damaged.
     """
     config = run.config()
+    try:
+        training, scores = _training(run, config), _scores(run)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{run.path} does not tell how its encoder was made ({type(error).__name__}: {error}): "
+            "bring its environment.json, summary.json and evaluation.json back"
+        ) from error
     return CARD.format(
         hub_licence="other" if config.model.init else "mit",
         library="timm" if lines == TIMM_LINES else "pytorch",
@@ -151,8 +176,8 @@ def model_card(run: Run, spec: EncoderSpec, lines: str, width: int) -> str:
         size=spec.image_size,
         mean=list(spec.mean),
         std=list(spec.std),
-        training=_training(run, config),
-        scores=_scores(run),
+        training=training,
+        scores=scores,
         data=_name(config.data.source),
         licence=_licence(config),
     )
@@ -177,7 +202,13 @@ def _training(run: Run, config: Config) -> str:
 
 
 def _name(source: str) -> str:
-    """Return the last part of a path: where it lies on somebody's disk is nobody's business."""
+    """Return the last part of a path: where it lies on somebody's disk is nobody's business.
+
+    Nor are the keys in an address: who has a signed one, has the pictures.
+    """
+    if "://" in source:
+        address = urlsplit(source)
+        source = address.path.strip("/") or address.hostname or ""
     return Path(source).name
 
 

@@ -26,6 +26,7 @@ from looktwice.storage import (
     remove_leftovers,
     write_folder_atomic,
 )
+from looktwice.tensors import tensor_bytes
 
 FORMAT = "looktwice-checkpoint/3"
 NAME = re.compile(rf"step-(\d{{8,}})({re.escape(FORMER)})?")
@@ -47,28 +48,13 @@ def save_checkpoint(
     Raises:
         RunError: the disk is full or not writable; older checkpoints stay.
     """
-    files = {
-        f"{name}{TENSORS}": safetensors.torch.save(
-            _apart({key: t.detach().cpu().contiguous() for key, t in tensors.items()})
-        )
-        for name, tensors in parts.items()
-    }
+    files = {f"{name}{TENSORS}": tensor_bytes(tensors) for name, tensors in parts.items()}
     files[STATE] = json.dumps({"format": FORMAT, **state}).encode()
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     files[MANIFEST] = _manifest(digests)
     path = folder / checkpoint_name(step)
     write_folder_atomic(path, files)
     return path
-
-
-def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tensors whose memory another one has, as tied weights do: the format refuses them."""
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        place = tensor.untyped_storage().data_ptr()
-        tensors[name] = tensor.clone() if place in seen else tensor
-        seen.add(place)
-    return tensors
 
 
 def checkpoint_name(step: int) -> str:

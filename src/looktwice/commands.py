@@ -333,6 +333,9 @@ def search(
     encoder: Annotated[
         str | None, Parameter(help="of an index, the same encoder in another place")
     ] = None,
+    weights: Annotated[
+        Path | None, Parameter(help="of an index, its foreign encoder's weights in another place")
+    ] = None,
     out: Annotated[
         Path | None, Parameter(alias="-o", help="new HTML: an offline page with the pictures")
     ] = None,
@@ -343,18 +346,22 @@ def search(
     from looktwice.embedding import search_target
     from looktwice.embedding.search import open_pictures
     from looktwice.report import search as shown
+    from looktwice.storage import check_new
 
     if out is not None:
-        shown.check_page(out)
+        check_new(out)
     with contextlib.redirect_stdout(sys.stderr if json_ else sys.stdout):
         index, answers = search_target(
-            target, queries, encoder=encoder, data=data, k=count, device=device
+            target, queries, encoder=encoder, weights=weights, data=data, k=count, device=device
         )
-        result, lines = shown.as_json(index, answers), [shown.table(index, answers)]
-        if out is not None:
-            pictures = open_pictures(index.about, data)
+        result, table = shown.as_json(index, answers), shown.table(index, answers)
+        if out is None:
+            lines = [table]
+        else:
+            print(table)  # the page may fail for pictures that have moved
+            pictures = open_pictures(index.about, data, searched_by=encoder or target)
             shown.write_search(out, index, answers, pictures, command=_command())
-            result, lines = result | {"page": str(out)}, [*lines, f"page: {out}"]
+            result, lines = result | {"page": str(out)}, [f"page: {out}"]
     _finish(result, lines, as_json=json_)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from looktwice import equivalence
+from looktwice import equivalence, launched
 from looktwice.augment import policy
 from looktwice.augment.applying import apply_rows
 from looktwice.equivalence import ERROR, MANY_STEPS, Difference
@@ -63,7 +63,7 @@ def examine() -> dict[str, Any]:
         "platform": facts["platform"],
         "cpu": facts["cpu"],
         "cores": facts["cores"],
-        "usable_cores": usable_cores(),
+        "usable_cores": launched.usable_cores(),
         "torch_threads": torch.get_num_threads(),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
         "memory_gb": memory_gb(),
@@ -74,13 +74,6 @@ def examine() -> dict[str, Any]:
         "augmentation": {name: augmentation(name) for name in RATES},
     }
     return {**found, "advice": advice(found)}
-
-
-def usable_cores() -> int:
-    """Return the cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def memory_gb() -> float:

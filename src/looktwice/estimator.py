@@ -8,7 +8,7 @@ from pathlib import Path
 
 from looktwice.checkpoint import checkpoint_name, load_checkpoint
 from looktwice.errors import RunError, UsageError
-from looktwice.models import FOREIGN, Encoder, foreign_encoder, read_encoder
+from looktwice.models import FOREIGN, Encoder, check_image_size, foreign_encoder, read_encoder
 from looktwice.run import Run, open_run
 
 
@@ -39,7 +39,10 @@ def load_encoder(run: str | Path, *, best: bool = False) -> Encoder:
 
 
 def _load_best(encoder: Encoder, run: Run) -> None:
-    step = json.loads(run.summary_file.read_text("utf-8"))["best_step"]
+    try:
+        step = json.loads(run.summary_file.read_text("utf-8"))["best_step"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{run.summary_file} does not tell the best epoch; bring it back") from error
     if step is None:
         raise RunError(f"{run.path} has no best epoch: its pictures have no labels")
     parts, _ = load_checkpoint(run.checkpoints / checkpoint_name(step))
@@ -74,6 +77,7 @@ def open_encoder(
     """
     if target.startswith(FOREIGN):
         return foreign_encoder(target, weights, image_size=image_size, channels=channels or 3)
+    check_image_size(image_size)
     path = Path(target)
     if weights is not None:
         raise UsageError(f"weights need a network, as in timm:resnet18, not {target!r}")
@@ -90,5 +94,7 @@ def open_encoder(
     encoder = load_encoder(path)
     if channels not in (None, encoder.spec.channels):
         raise UsageError(f"{target} takes pictures of {encoder.spec.channels} channel(s)")
-    spec = dataclasses.replace(encoder.spec, image_size=image_size or encoder.spec.image_size)
+    if image_size is None:
+        return encoder
+    spec = dataclasses.replace(encoder.spec, image_size=image_size)
     return Encoder(encoder.backbone, spec).eval()

@@ -20,8 +20,8 @@ from looktwice.errors import RunError, UsageError, did_you_mean
 from looktwice.estimator import open_encoder
 from looktwice.features import encoder_width
 from looktwice.models import Encoder, ResNetTiny, build_backbone, encoder_bytes, resnet_tiny
-from looktwice.run import Run, check_free, open_run
-from looktwice.storage import write_atomic, write_folder_atomic
+from looktwice.run import Run, open_run
+from looktwice.storage import check_new, write_new
 
 Content: TypeAlias = bytes | dict[str, bytes]
 """Of a file, or of a folder by name."""
@@ -50,15 +50,10 @@ def export_encoder(target: str | Path, to: str, out: str | Path) -> Path:
     if to not in FORMATS:
         raise UsageError(f"unknown format {to!r}.{did_you_mean(to, FORMATS)}")
     out = Path(out)
-    check_free(out)
+    check_new(out)
     path = Path(target)
     run = open_run(path) if path.is_dir() else None
-    content = FORMATS[to](open_encoder(str(target)), run)
-    check_free(out)  # making it took seconds
-    if isinstance(content, bytes):
-        write_atomic(out, content)
-    else:
-        write_folder_atomic(out, content)
+    write_new(out, FORMATS[to](open_encoder(str(target)), run))
     return out
 
 
@@ -114,8 +109,7 @@ def _hugging_face(encoder: Encoder, run: Run | None) -> Content:
         files = _own(encoder)
         lines = card.small_stem_lines(_architecture(encoder), network.get_submodule("conv1"))
     else:
-        files = _timm(encoder, run)
-        lines = card.TIMM_LINES
+        files, lines = _published(encoder, run)
     preprocessor = card.preprocessor(encoder.spec)
     readme = card.model_card(run, encoder.spec, lines, encoder_width(encoder))
     return {
@@ -123,6 +117,17 @@ def _hugging_face(encoder: Encoder, run: Run | None) -> Content:
         "preprocessor_config.json": _json(preprocessor),
         "README.md": readme.encode(),
     }
+
+
+def _published(encoder: Encoder, run: Run) -> tuple[dict[str, bytes], str]:
+    """Return the files of a library's network, timm's where it has it, and the lines to load it."""
+    try:
+        return _timm(encoder, run), card.TIMM_LINES
+    except UsageError:
+        if not encoder.spec.backbone.startswith("torchvision:"):
+            raise
+        lines = card.torchvision_lines(_architecture(encoder), encoder.backbone)
+        return _own(encoder), lines
 
 
 def _own(encoder: Encoder) -> dict[str, bytes]:

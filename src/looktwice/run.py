@@ -23,7 +23,7 @@ from looktwice.augment import Policy, from_tables, policy
 from looktwice.config import VIEWS, AugmentConfig, Config, DataConfig
 from looktwice.data import Splits, open_splits
 from looktwice.errors import DataError, RunError, UsageError
-from looktwice.storage import alone, write_atomic
+from looktwice.storage import alone, check_writable, write_atomic
 
 DEFAULT_FOLDER = Path("runs")
 IN_MEMORY = "arrays in memory"
@@ -121,7 +121,7 @@ def check_free(path: Path | None) -> None:
     try:
         if path:
             _check_free(path)
-        _check_writable(path or DEFAULT_FOLDER)
+        check_writable(path or DEFAULT_FOLDER)
     except OSError as error:
         raise RunError(f"cannot make {path}: {error.strerror}; choose another --out") from error
 
@@ -135,14 +135,6 @@ def _check_free(path: Path) -> None:
     empty = path.is_dir() and all(map(_before_config, path.iterdir()))
     if not empty and (path.exists() or path.is_symlink()):
         raise RunError(f"{path} exists already and is left as it is; choose another --out")
-
-
-def _check_writable(path: Path) -> None:
-    parent = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
-    if not parent.is_dir():
-        raise RunError(f"cannot make {path}: {parent} is not a folder; choose another --out")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise RunError(f"cannot make {path}: {parent} is not writable; choose another --out")
 
 
 def _before_config(path: Path) -> bool:

@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -71,6 +71,46 @@ def write_folder_atomic(path: Path, files: dict[str, bytes]) -> None:
             raise
         _sync_folder(path.parent)
         _remove(former)
+
+
+def write_new(path: Path, content: bytes | Mapping[str, bytes]) -> None:
+    """Write a new file, or a folder of files by name, that appears under its name when it is whole.
+
+    Raises:
+        RunError: something has that name, also if it came meanwhile; or it cannot be written.
+    """
+    if not isinstance(content, bytes):
+        with new_folder(path) as folder:
+            for name, data in content.items():
+                _write_synced(folder / name, data)
+        return
+    with plainly(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _beside(path)
+        try:
+            _write_synced(temporary, content)
+            _name_new(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+
+
+def check_new(path: Path) -> None:
+    """Raise RunError when something is at `path`, or nothing could be made there."""
+    with plainly(path):
+        if os.path.lexists(path):
+            raise _there_already(path)
+        check_writable(path)
+
+
+def check_writable(path: Path) -> None:
+    """Raise RunError when nothing could be made at `path`; folders above it may be missing."""
+    parent = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    if not parent.is_dir():
+        raise RunError(f"cannot make {path}: {parent} is not a folder; choose another --out")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise RunError(f"cannot make {path}: {parent} is not writable; choose another --out")
 
 
 def remove_folder(path: Path) -> None:
@@ -138,7 +178,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary = _beside(path)
     with plainly(path):
         if os.path.lexists(path):
-            raise RunError(f"{path} exists already and is left as it is; choose another name")
+            raise _there_already(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
         try:
@@ -196,6 +236,8 @@ def unfinished(path: Path) -> Iterator[Path]:
     with plainly(path):
         folder.mkdir(exist_ok=True)
     with alone(folder, f"{path} is being written by another process; wait for it"):
+        with plainly(path):
+            _remove_abandoned(folder)  # by `remove_folder`
         yield folder
 
 
@@ -239,10 +281,28 @@ def move_new(source: Path, target: Path) -> None:
                 os.fsync(opened.fileno())
         if source.is_dir():
             _sync_folder(source)
-        if target.exists() and not (target.is_file() and filecmp.cmp(source, target, False)):
-            raise RunError(f"{target} exists already and is left as it is; choose another --out")
-        source.replace(target)
+            if os.path.lexists(target):
+                raise _there_already(target)
+            source.rename(target)  # fails where a file, or a folder that holds something, came
+        else:
+            if not (target.is_file() and filecmp.cmp(source, target, False)):
+                _name_new(source, target)
+            source.unlink(missing_ok=True)
         _sync_folder(target.parent)
+
+
+def _name_new(source: Path, target: Path) -> None:
+    """Give a file a name that nothing has; its own it may keep."""
+    try:
+        os.link(source, target)  # a rename would replace what came a moment ago
+    except OSError:
+        if os.path.lexists(target):
+            raise _there_already(target) from None
+        source.rename(target)  # the file system has no links
+
+
+def _there_already(path: Path) -> RunError:
+    return RunError(f"{path} exists already and is left as it is; choose another --out")
 
 
 def _sync_folder(path: Path) -> None:

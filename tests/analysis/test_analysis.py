@@ -144,6 +144,7 @@ def test_neighbours_are_nearest_of_the_other_splits(subject, splits):
 
 
 def test_command_writes_a_new_folder_and_never_over_one(run, capsys):
+    (run / "analysis.former").write_text("mine")
     assert main(["analyze", str(run), "--json"]) == 0
     written = json.loads(capsys.readouterr().out)
     assert written == {"analysis": str(run / "analysis" / "analysis.html")}
@@ -155,6 +156,7 @@ def test_command_writes_a_new_folder_and_never_over_one(run, capsys):
         [float(row[key]) for row in rows for key in ("h_x", "h_y", "z_x", "z_y")]
     ).all()
     before = (run / "analysis" / "analysis.html").read_bytes()
+    assert (run / "analysis.former").read_text() == "mine"
     assert main(["analyze", str(run)]) == 1
     error = capsys.readouterr().err
     assert "exists already" in error

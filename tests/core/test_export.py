@@ -22,7 +22,7 @@ from looktwice.cli import main
 from looktwice.errors import RunError, UsageError
 from looktwice.estimator import load_encoder
 from looktwice.export import FORMATS, _rounded, export_encoder
-from looktwice.models import Encoder, EncoderSpec, build_backbone, encoder_bytes
+from looktwice.models import Encoder, EncoderSpec, build_backbone, encoder_bytes, read_encoder
 
 DOCS = Path(__file__).parents[2] / "docs" / "export.md"
 NUM_PICTURES = int(os.environ.get("LOOKTWICE_EXPORT_PICTURES", "40"))
@@ -33,9 +33,10 @@ ENCODERS = {
     "tiny-colour": EncoderSpec("resnet-tiny-half", 3, True, 20, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)),
     "resnet-grey": EncoderSpec("resnet18", 1, False, 64, (0.4,), (0.3,)),
     "resnet-colour": EncoderSpec("timm:resnet18", 3, False, 64, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)),
+    "torchvision": EncoderSpec("torchvision:regnet_y_400mf", 1, False, 64, (0.4,), (0.3,)),
     "resnet-small": EncoderSpec("resnet18", 3, True, 32, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)),
 }
-"""Each kind: grey and colour, ours and timm's, with and without the stem for small pictures."""
+"""Each kind: grey and colour, ours, timm's and torchvision's, with and without the small stem."""
 
 CASES = [
     ("tiny-grey", "program"), ("tiny-grey", "onnx"), ("tiny-grey", "hf"),
@@ -43,7 +44,7 @@ CASES = [
     ("resnet-grey", "safetensors"), ("resnet-grey", "timm"), ("resnet-grey", "torchvision"),
     ("resnet-colour", "timm"), ("resnet-colour", "torchvision"), ("resnet-colour", "hf"),
     ("resnet-small", "safetensors"), ("resnet-small", "program"), ("resnet-small", "onnx"),
-    ("resnet-small", "hf"),
+    ("resnet-small", "hf"), ("torchvision", "hf"),
 ]  # fmt: skip
 
 
@@ -211,12 +212,37 @@ def test_nothing_is_overwritten(runs, tmp_path, capsys, to):
     file.write_text("mine")
     folder.mkdir()
     (folder / "mine").write_text("mine")
-    for out in (file, folder, runs["resnet-colour"]):
+    begun = tmp_path / "begun"  # what a start of a run may replace is nothing of an export
+    begun.mkdir()
+    (begun / "environment.json").write_text("mine")
+    link = tmp_path / "link"
+    link.symlink_to("nowhere")
+    for out in (file, folder, begun, link, runs["resnet-colour"]):
         code = main(["export", str(runs["resnet-colour"]), "--to", to, "--out", str(out)])
         error = capsys.readouterr().err
         assert (code, error.count("\n")) == (1, 1)
         assert "left as it is" in error
     assert (file.read_text(), (folder / "mine").read_text()) == ("mine", "mine")
+    assert (begun / "environment.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("to", ["safetensors", "hf"])
+def test_what_comes_meanwhile_and_what_lies_beside_is_left(runs, tmp_path, monkeypatch, to):
+    out, beside = tmp_path / "out", tmp_path / "out.former"
+    beside.write_text("mine")
+    made = FORMATS[to]
+
+    def overtaken(encoder, run):
+        monkeypatch.setitem(FORMATS, to, made)
+        export_encoder(runs["tiny-colour"], to, out)
+        return made(encoder, run)
+
+    monkeypatch.setitem(FORMATS, to, overtaken)
+    with pytest.raises(RunError, match="out exists already and is left as it is"):
+        export_encoder(runs["tiny-grey"], to, out)
+    found = read_encoder(out / "model.safetensors" if to == "hf" else out)
+    assert (found.spec.channels, beside.read_text()) == (3, "mine")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.former"]
 
 
 def test_a_disk_that_is_full_leaves_nothing_behind(runs, tmp_path, monkeypatch):
@@ -297,6 +323,38 @@ def test_the_card_says_how_it_was_made_and_how_good_it_is(tmp_path):
     parsed = ModelCard(text).data.to_dict()
     assert (parsed["license"], parsed["library_name"]) == ("mit", "timm")
     assert parsed["pipeline_tag"] == "image-feature-extraction"
+
+
+@pytest.mark.parametrize("file", ["environment.json", "summary.json", "evaluation.json"])
+def test_a_run_that_does_not_tell_its_training_is_one_line(tmp_path, capsys, file):
+    run = make_run(tmp_path / "run", "tiny-grey")
+    for damaged in ("{}", "", None):
+        (run / file).unlink(missing_ok=True)
+        if damaged is not None:
+            (run / file).write_text(damaged)
+        elif file == "evaluation.json":  # not measured
+            continue
+        code = main(["export", str(run), "--to", "hf", "--out", str(tmp_path / "out")])
+        error = capsys.readouterr().err
+        assert (code, error.count("\n"), "does not tell how" in error) == (1, 1, True), error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        (
+            "https://u:p@host.org/a/shards-{0..9}.tar?X-Amz-Signature=secret#x/y",
+            "shards-{0..9}.tar",
+        ),
+        ("s3://bucket/flowers", "flowers"),
+        ("https://user:secret@host.org", "host.org"),
+        ("https://host.org/a@b.tar", "a@b.tar"),
+        ("/home/somebody/what?#", "what?#"),
+    ],
+)
+def test_a_card_publishes_no_keys(source, name):
+    assert card._name(source) == name
 
 
 def test_a_card_over_published_weights_names_their_licence(tmp_path):

@@ -15,6 +15,7 @@ from looktwice.errors import DataError, LooktwiceError, RunError, UsageError
 from looktwice.estimator import load_encoder, open_encoder
 from looktwice.foreign import load_weights
 from looktwice.models import (
+    EncoderSpec,
     backbone_normalisation,
     build_backbone,
     encoder_bytes,
@@ -450,6 +451,17 @@ def test_mocos_small_vit_is_refused_for_its_heads(tmp_path):
     path = write(tmp_path, moco_v3_of(network))
     with pytest.raises(UsageError, match="12 heads where timm's has 6"):
         open_encoder("timm:vit_small_patch16_224", weights=path)
+
+
+@pytest.mark.parametrize("size", [0, -5])
+def test_a_size_that_is_none_is_refused(tmp_path, size):
+    path = tmp_path / "encoder.safetensors"
+    spec = EncoderSpec("resnet-tiny", 1, False, 28, (0.5,), (0.25,))
+    network = build_backbone("resnet-tiny", channels=1, small_stem=False)
+    path.write_bytes(encoder_bytes(network, spec))
+    for target in (str(path), "timm:resnet18"):
+        with pytest.raises(UsageError, match=f"--image-size is {size}; it must be 1 or more"):
+            open_encoder(target, image_size=size)
 
 
 def moco_v3_of(network):

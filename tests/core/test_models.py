@@ -1,5 +1,6 @@
 """Networks: shapes, stems, heads, and an encoder that survives its file."""
 
+import dataclasses
 import json
 
 import pytest
@@ -20,6 +21,7 @@ from looktwice.models import (
     feature_width,
 )
 from looktwice.models import encoder as encoders
+from looktwice.models.encoder import FORMAT
 
 SPEC = EncoderSpec("resnet-tiny", 1, False, 28, (0.5,), (0.25,))
 
@@ -91,6 +93,14 @@ def test_an_encoder_file_gives_the_same_features_and_the_same_bytes(tmp_path):
     torch.testing.assert_close(loaded(pictures), encoder(pictures))
     assert loaded.spec == encoder.spec
     assert encoder_bytes(loaded.backbone, loaded.spec) == data
+
+
+def test_tied_weights_come_back():
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    network[1].weight = network[0].weight
+    written = safetensors.torch.load(encoder_bytes(network, SPEC))
+    assert written.keys() == network.state_dict().keys()
+    assert all(torch.equal(written[name], t) for name, t in network.state_dict().items())
 
 
 def test_bytes_and_floats_give_the_same_features():
@@ -208,6 +218,15 @@ def test_other_files_are_no_encoders(tmp_path):
     path.write_bytes(
         safetensors.torch.save({"a": torch.ones(1)}, {"looktwice": json.dumps({"format": "x"})})
     )
+    with pytest.raises(RunError, match="not an encoder of this version"):
+        load_encoder(path)
+    tensors = make_encoder().backbone.state_dict()
+    said = {"format": FORMAT, **dataclasses.asdict(SPEC)}
+    for wrong in (said | {"new": 1}, {k: v for k, v in said.items() if k != "mean"}):
+        path.write_bytes(safetensors.torch.save(tensors, {"looktwice": json.dumps(wrong)}))
+        with pytest.raises(RunError, match="damaged: its header does not describe an encoder"):
+            load_encoder(path)
+    path.write_bytes(safetensors.torch.save(tensors, {"looktwice": "[]"}))
     with pytest.raises(RunError, match="not an encoder of this version"):
         load_encoder(path)
     with pytest.raises(RunError, match="there is no such folder"):

@@ -1,8 +1,11 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from looktwice.cli import main
 from looktwice.models import EncoderSpec, build_backbone
 from looktwice.models.encoder import encoder_bytes
 
@@ -52,6 +55,28 @@ def pictures(tmp_path_factory):
     for name in BAD:
         (root / name).write_bytes(b"no picture")
     return root
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A folder with 60 pictures, pixels.npy, and a run of two steps on them."""
+    folder = tmp_path_factory.mktemp("trained")
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), np.uint8)
+    np.save(folder / "pixels.npy", pixels)
+    quick = ["--size", "8", "-b", "8", "--steps", "2", "--threads", "1", "--model.image-size", "8"]
+    given = ["pretrain", "-d", str(folder / "pixels.npy"), "-o", str(folder / "run"), *quick]
+    assert main(given) == 0
+    return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of that run, on a copy of its pictures."""
+    folder = tmp_path / "trained"
+    shutil.copytree(trained, folder)
+    config = folder / "run" / "config.toml"
+    config.write_text(config.read_text().replace(str(trained), str(folder)))
+    return folder / "run"
 
 
 @pytest.fixture

@@ -19,9 +19,10 @@ from looktwice import features
 from looktwice.checkpoint import checkpoint_name, load_checkpoint
 from looktwice.cli import main
 from looktwice.data import ArraySource, Source, open_source
-from looktwice.embedding import embed_target, read_about, read_rows
+from looktwice.embedding import About, embed_target, read_about, read_rows
 from looktwice.embedding.embed import embed
-from looktwice.embedding.subject import Eye
+from looktwice.embedding.pieces import Piece, Pieces
+from looktwice.embedding.subject import Eye, data_at, open_eye
 from looktwice.errors import DataError, RunError, UsageError
 from looktwice.estimator import load_encoder
 from looktwice.models import wrap_encoder
@@ -97,6 +98,23 @@ def test_the_file_says_what_made_it(encoder_file, pictures, tmp_path):
     assert len(about.encoder["weights_sha256"]) == len(about.pictures["sha256"]) == 64
 
 
+def test_pictures_are_named_so_that_they_are_found_from_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("cifar10").mkdir()
+    for data in ("cifar10", "https://host.org/a.tar", "hf:owner/name"):
+        assert data_at(data) == data
+    for data in ("flowers", Path("cifar10"), "shards/{0..9}.tar"):
+        assert data_at(data) == str(tmp_path / data)
+
+
+def test_an_encoder_that_is_no_runs_reads_pictures_on_all_cores(encoder_file, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
+    assert open_eye(encoder_file).threads == 3
+    monkeypatch.delattr("os.sched_getaffinity")  # as on macOS
+    monkeypatch.setattr("os.cpu_count", lambda: 5)
+    assert open_eye(encoder_file).threads == 5
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_float16_is_rounded_once(encoder_file, pictures, tmp_path, kind):
     embed_target(encoder_file, tmp_path / f"x.{kind}", data=pictures, dtype="float16")
@@ -161,6 +179,8 @@ def test_what_is_there_already_is_kept_and_another_is_refused(
         ({"--layers": "h,z"}, "the folder of a run", 2),
         ({"--layers": "h,h"}, "each once", 2),
         ({"--layers": "q"}, "the folder of a run", 2),
+        ({"--image-size": "0"}, "--image-size is 0; it must be 1 or more", 2),
+        ({"--image-size": "-5"}, "--image-size is -5; it must be 1 or more", 2),
         ({"--data": "nowhere"}, "there is no folder or data set 'nowhere'", 1),
     ],
 )
@@ -296,6 +316,42 @@ def test_unfinished_work_of_another_command_is_refused(
     assert "unfinished embedding, and this command asks for another encoder" in said
 
 
+@pytest.mark.parametrize("lost", ["about.json", "piece-00000001.safetensors"])
+def test_pieces_of_which_something_is_lost_are_refused(tmp_path, lost):
+    """Also the last one of train, where some of test are there."""
+    about = About({}, {"sha256": "0"}, {"h": 2}, "float32")
+    pieces = Pieces(tmp_path, about)
+    for split, first in (("train", 0), ("train", 4), ("test", 0)):
+        h = np.zeros((4, 2), np.float32)
+        pieces.add(Piece(split, first, first + 4, [], np.arange(first, first + 4), {"h": h}))
+    assert Pieces(tmp_path, about).rows == 12
+    (tmp_path / lost).unlink()
+    with pytest.raises(RunError, match="missing: remove .*, and begin anew"):
+        Pieces(tmp_path, about)
+
+
+def test_a_kill_while_pieces_are_removed_leaves_none_of_them(
+    encoder_file, other_encoder, pictures, tmp_path, monkeypatch
+):
+    out = tmp_path / "x.npy"
+
+    def killed(path, ignore_errors=False):
+        if path.name != "whole":
+            (path / "about.json").unlink()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        embed_target(encoder_file, out, data=pictures)
+    monkeypatch.undo()
+    for path in tmp_path.glob("x.*"):
+        path.unlink()
+    made = embed_target(other_encoder, out, data=pictures)
+    embed_target(other_encoder, tmp_path / "y.npy", data=pictures)
+    assert np.array_equal(np.load(made.path), np.load(tmp_path / "y.npy"))
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_a_split_that_ends_in_unreadable_pictures(encoder_file, tmp_path, small_pieces):
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -309,14 +365,16 @@ def test_a_split_that_ends_in_unreadable_pictures(encoder_file, tmp_path, small_
     assert len(found.bad_files.read_text().splitlines()) == 4
 
 
-def test_layers_of_a_run_are_those_of_its_head(tmp_path, capsys):
-    run = tmp_path / "run"
-    pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), np.uint8)
-    np.save(tmp_path / "pixels.npy", pixels)
-    quick = ["--size", "8", "-b", "8", "--steps", "2", "--threads", "1", "--model.image-size", "8"]
-    given = ["pretrain", "-d", str(tmp_path / "pixels.npy"), "-o", str(run), *quick]
-    assert main(given) == 0
-    capsys.readouterr()
+def test_a_run_labels_no_pictures_with_splits_it_was_not_trained_on(run, tmp_path, capsys):
+    pixels = np.load(run.parent / "pixels.npy")
+    np.save(run.parent / "pixels.npy", pixels[:59])
+    code, text = error_of(capsys, "embed", run, "--out", tmp_path / "x.npy")
+    assert (code, "does not hold the pictures" in text) == (1, True), text
+    data = ["--data", run.parent / "pixels.npy"]  # these are train, as distributed
+    assert main([str(a) for a in ["embed", run, *data, "--out", tmp_path / "x.npy"]]) == 0
+
+
+def test_layers_of_a_run_are_those_of_its_head(run, tmp_path, capsys):
     out = tmp_path / "x.parquet"
     assert main(["embed", str(run), "--layers", "h,hidden-1,z", "-o", str(out), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
@@ -334,6 +392,8 @@ def test_layers_of_a_run_are_those_of_its_head(tmp_path, capsys):
     middle = np.maximum(middle * of["1.weight"] + of["1.bias"], 0)
     np.testing.assert_allclose(hidden, middle, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(z, middle @ of["3.weight"].T, rtol=1e-3, atol=1e-4)
+    with pytest.raises(UsageError, match="--image-size: the run .* has its own"):
+        embed_target(run, tmp_path / "y.npy", image_size=16)
     with pytest.raises(UsageError, match="no layer 'y'"):
         embed_target(run, tmp_path / "y.npy", layers=["h", "y"])
 

@@ -1,5 +1,6 @@
 """Search beside brute force, and what it refuses."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -7,6 +8,7 @@ import shutil
 import faiss
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from looktwice.cli import main
@@ -21,6 +23,9 @@ from looktwice.embedding import (
 )
 from looktwice.embedding.formats import format_of
 from looktwice.errors import DataError, RunError, UsageError
+from looktwice.models import EncoderSpec, build_backbone
+
+SPEC = EncoderSpec("resnet-tiny", 3, True, 12, (0.5,) * 3, (0.25,) * 3)
 
 
 def error_of(capsys, *arguments):
@@ -35,8 +40,9 @@ def write_vectors(path, features, names=None):
     """An embedding of given features, without pictures."""
     count, width = features.shape
     about = About(
-        {"target": "x", "weights": None, "weights_sha256": "0" * 64, "spec": {}},
-        {"sha256": "0" * 64, "name": "x", "run": None, "of_run": False, "data": None},
+        {"target": "x", "weights": None, "weights_sha256": "0" * 64, "spec": dataclasses.asdict(SPEC)},
+        {"sha256": "0" * 64, "name": "x", "run": None, "of_run": False, "data": None,
+         "alpha": "white"},
         {"h": width}, "float32", count, 0,
     )  # fmt: skip
     names = names or [f"{i}.png" for i in range(count)]
@@ -152,6 +158,30 @@ def test_another_encoder_is_refused_and_the_same_elsewhere_is_taken(
     assert main([str(a) for a in given]) == 0
 
 
+def test_of_few_pictures_all_are_found(embedding, pictures):
+    index, (answer,) = search_target(embedding, [pictures / "train" / "day" / "001.png"], k=98)
+    assert len(answer.hits) == len(index) == 97
+    with pytest.raises(UsageError, match=re.escape("-k must lie in 1 .. 97")):
+        index.search(np.ones((1, 768), np.float32), 98)
+
+
+def test_weights_of_a_foreign_encoder_may_move(pictures, tmp_path, capsys):
+    torch.manual_seed(0)
+    old, new = tmp_path / "old.pth", tmp_path / "new.pth"
+    torch.save(build_backbone("timm:resnet10t", channels=3, small_stem=False).state_dict(), old)
+    given = {"weights": old, "image_size": 16}
+    embed_target("timm:resnet10t", tmp_path / "x.npy", data=pictures / "test", **given)
+    old.rename(new)
+    query = pictures / "test" / "day" / "004.png"
+    code, text = error_of(capsys, "search", tmp_path / "x.npy", query)
+    assert (code, "old.pth" in text, "the same file with --weights" in text) == (1, True, True), (
+        text
+    )
+    found = ["search", tmp_path / "x.npy", query, "--weights", new, "-k", "1"]
+    assert main([str(a) for a in found]) == 0
+    assert "day/004.png" in capsys.readouterr().out
+
+
 def test_an_encoder_that_is_gone_is_named(encoder_file, pictures, tmp_path, capsys):
     mine = tmp_path / "mine.safetensors"
     shutil.copy(encoder_file, mine)
@@ -159,9 +189,9 @@ def test_an_encoder_that_is_gone_is_named(encoder_file, pictures, tmp_path, caps
     mine.unlink()
     query = pictures / "train" / "day" / "001.png"
     assert main(["search", str(tmp_path / "x.npy"), str(query)]) == 1
-    assert "mine.safetensors, which is no longer there: name the same encoder" in (
-        capsys.readouterr().err
-    )
+    error = capsys.readouterr().err
+    assert "mine.safetensors, which cannot be opened" in error
+    assert "name the same encoder with --encoder" in error
 
 
 def test_bad_input_is_one_line(embedding, pictures, tmp_path, capsys):
@@ -169,9 +199,8 @@ def test_bad_input_is_one_line(embedding, pictures, tmp_path, capsys):
     bad, good = pictures / "train" / "day" / "003.png", pictures / "train" / "day" / "001.png"
     for arguments, code, message in (
         ([embedding, bad], 1, "003.png' is not a readable picture"),
-        ([embedding, tmp_path / "none.png"], 1, "No such file"),
-        ([embedding, good, "-k", "98"], 2, "-k must lie in 1 .. 97"),
-        ([embedding, good, "-k", "0"], 2, "-k must lie in 1 .. 97"),
+        ([embedding, tmp_path / "none.png"], 1, "there is no picture"),
+        ([embedding, good, "-k", "0"], 2, "-k is 0; it must be 1 or more"),
         ([embedding], 2, "name one picture or more"),
         ([pictures, good], 2, "is no index, embedding or run"),
         ([tmp_path / "none.npy", good], 1, "there is no embedding"),
@@ -192,7 +221,17 @@ def test_versions_damage_and_missing_libraries_are_one_line(
     assert (code, "'looktwice-index/2', and this version of looktwice reads" in said) == (1, True)
     about.write_text("{}")
     assert "is damaged" in error_of(capsys, "search", tmp_path / "index", good)[1]
+    for key, holder in (("weights", "encoder"), ("alpha", "pictures")):
+        said = json.loads(text)
+        del said[holder][key]
+        about.write_text(json.dumps(said))
+        assert "is damaged" in error_of(capsys, "search", tmp_path / "index", good)[1]
     about.write_text(text)
+    places = tmp_path / "index" / "places.npy"
+    kept = places.read_bytes()
+    places.write_bytes(b"")
+    assert "is damaged" in error_of(capsys, "search", tmp_path / "index", good)[1]
+    places.write_bytes(kept)
     vectors = tmp_path / "index" / "vectors.faiss"
     vectors.write_bytes(vectors.read_bytes()[:-100])
     assert "is damaged" in error_of(capsys, "search", tmp_path / "index", good)[1]
@@ -225,15 +264,9 @@ def test_an_index_of_another_embedding_is_refused(encoder_file, pictures, tmp_pa
         search_target(tmp_path / "x.npy", [pictures / "train" / "day" / "001.png"])
 
 
-def test_a_run_is_embedded_once_and_searched(tmp_path, capsys):
-    run = tmp_path / "run"
-    pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), np.uint8)
-    np.save(tmp_path / "pixels.npy", pixels)
-    quick = ["--size", "8", "-b", "8", "--steps", "2", "--threads", "1", "--model.image-size", "8"]
-    assert main(["pretrain", "-d", str(tmp_path / "pixels.npy"), "-o", str(run), *quick]) == 0
+def test_a_run_is_embedded_once_and_searched(run, tmp_path, capsys):
     query = tmp_path / "query.png"
-    Image.fromarray(pixels[17]).save(query)
-    capsys.readouterr()
+    Image.fromarray(np.load(run.parent / "pixels.npy")[17]).save(query)
     page = tmp_path / "page.html"
     assert main(["search", str(run), str(query), "-k", "4", "-o", str(page)]) == 0
     assert re.search(r"\n +1 +1\.000 .*\[17\]", capsys.readouterr().out)
@@ -243,6 +276,76 @@ def test_a_run_is_embedded_once_and_searched(tmp_path, capsys):
     assert len(json.loads(capsys.readouterr().out)["queries"][0]["found"]) == 1
     assert (run / "embeddings" / "pictures.npy").stat().st_mtime_ns == written
     assert error_of(capsys, "search", run, query, "--encoder", "x")[0] == 2
+    np.save(run.parent / "pixels.npy", np.zeros((60, 8, 8, 3), np.uint8))
+    code, text = error_of(capsys, "search", run, query)
+    assert (code, "does not hold the pictures" in text, "pictures.npy* and" in text) == (
+        1,
+        True,
+        True,
+    )
+
+
+def test_mistakes_are_told_before_a_run_is_embedded(run, tmp_path, capsys, monkeypatch):
+    query = tmp_path / "query.png"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(query)
+    pixels = np.load(run.parent / "pixels.npy")
+    for given, code, message in (
+        ([tmp_path / "none.png"], 1, "there is no picture"),
+        ([query, "-k", "0"], 2, "-k is 0"),
+        ([query, "--weights", "x"], 2, "has its own"),
+    ):
+        found, text = error_of(capsys, "search", run, *given)
+        assert (found, message in text) == (code, True), text
+    with pytest.raises(UsageError, match="data in memory has no name"):
+        search_target(run, [query], data=pixels)
+    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    assert "looktwice[search]" in error_of(capsys, "search", run, query)[1]
+    assert not (run / "embeddings").exists()
+    monkeypatch.undo()
+    (run / "embeddings").write_text("in the way")
+    assert "cannot write" in error_of(capsys, "search", run, query)[1]
+
+
+def test_the_folder_one_is_in_has_a_name(run, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(pictures / "test" / "day")
+    search_target(run, [pictures / "test" / "day" / "004.png"], data=".")
+    assert (run / "embeddings" / "day.npy").is_file()
+
+
+def test_a_run_that_was_renamed_shows_its_pictures(run, tmp_path, capsys):
+    query, page = tmp_path / "query.png", tmp_path / "page.html"
+    Image.fromarray(np.load(run.parent / "pixels.npy")[17]).save(query)
+    assert main(["search", str(run), str(query)]) == 0
+    new = run.rename(tmp_path / "new")
+    index = new / "embeddings" / "pictures.npy"
+    for number, given in enumerate(([new], [index, "--encoder", new])):
+        page = tmp_path / f"{number}.html"
+        assert main([str(a) for a in ["search", *given, query, "-k", "4", "-o", page]]) == 0
+        assert page.read_text().count("<img") == 5
+    capsys.readouterr()
+    file = ["--encoder", new / "encoder.safetensors", "-o", tmp_path / "none.html"]
+    assert main([str(a) for a in ["search", index, query, *file]]) == 1
+    printed = capsys.readouterr()
+    assert "the nearest 10 of" in printed.out  # what was found is told, and then why no page is
+    assert "no run at" in printed.err
+
+
+def test_an_index_of_fewer_rows_is_refused(encoder_file, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(5):
+        Image.fromarray(np.full((9, 9, 3), 40 * number, np.uint8)).save(folder / f"{number}.png")
+    whole = (folder / "3.png").read_bytes()
+    (folder / "3.png").write_bytes(bytes(len(whole)))  # a folder's fingerprint: names and sizes
+    embed_target(encoder_file, tmp_path / "x.npy", data=folder)
+    search_target(tmp_path / "x.npy", [folder / "0.png"])
+    for path in tmp_path.glob("x.npy*"):
+        if path.is_file():
+            path.unlink()
+    (folder / "3.png").write_bytes(whole)
+    embed_target(encoder_file, tmp_path / "x.npy", data=folder)
+    with pytest.raises(RunError, match="has more or fewer rows than its index"):
+        search_target(tmp_path / "x.npy", [folder / "0.png"])
 
 
 def test_pictures_in_memory_can_be_searched_and_a_page_needs_them(encoder_file, tmp_path):

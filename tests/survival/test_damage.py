@@ -8,11 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from looktwice import recovery
-from looktwice.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from looktwice.checkpoint import (
+    checkpoint_name,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
+from looktwice.cli import main
 from looktwice.console import TrainingConsole
 from looktwice.errors import DamagedError, RunError
 from looktwice.run import Run
@@ -122,3 +130,72 @@ def test_hostile_checkpoints_and_configurations_run_nothing(tmp_path):
         assert "\n" not in error, name
     assert found["control"], "the hook sees nothing"
     assert not (tmp_path / "victim").exists()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with pictures of two classes and a run of two steps on them."""
+    folder = tmp_path_factory.mktemp("trained")
+    generator = np.random.default_rng(0)
+    for name in ("day", "night"):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = generator.integers(0, 256, (9, 9, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / "pictures" / name / f"{number}.png")
+    quick = ["--size", "8", "-b", "8", "--steps", "2", "--threads", "1", "--model.image-size", "8"]
+    given = ["pretrain", "-d", str(folder / "pictures"), "-o", str(folder / "run"), *quick]
+    assert main(given) == 0
+    return folder
+
+
+def newer_config(run):
+    text = run.config_file.read_text()
+    run.config_file.write_text(text.replace("[train]\n", "[train]\nnew = 1\n"))
+
+
+def newer_encoder(run):
+    data = run.encoder_file.read_bytes()
+    assert data.count(b"looktwice-encoder/1") == 1
+    run.encoder_file.write_bytes(data.replace(b"looktwice-encoder/1", b"looktwice-encoder/9"))
+
+
+def newer_checkpoint(run):
+    parts, state = load_checkpoint(run.checkpoints / checkpoint_name(2))
+    save_checkpoint(run.checkpoints, 2, parts, state | {"format": "looktwice-checkpoint/9"})
+    run.encoder_file.unlink()  # not finished: `resume` has to read it
+    run.summary_file.unlink()
+
+
+READ = {
+    newer_config: ("embed", "search", "export", "eval", "report", "resume", "analyze"),
+    newer_encoder: ("embed", "search", "export", "eval", "analyze"),
+    newer_checkpoint: ("resume",),
+}
+SAID = {
+    newer_config: "unknown key 'train.new'",
+    newer_encoder: "is not an encoder of this version of looktwice",
+    newer_checkpoint: "written by another version of looktwice",
+}
+
+
+@pytest.mark.parametrize("newer", READ, ids=lambda newer: newer.__name__)
+def test_a_run_of_a_newer_version_is_one_line_and_left_as_it_is(trained, tmp_path, capsys, newer):
+    run, out = Run(tmp_path / "run"), str(tmp_path / "out.npy")
+    shutil.copytree(trained / "run", run.path)
+    newer(run)
+    more = {
+        "embed": ["--out", out],
+        "search": [str(trained / "pictures" / "day" / "0.png")],
+        "export": ["--to", "hf", "--out", out],
+    }
+    before = contents(tmp_path)
+    for command in READ[newer]:
+        code = main([command, str(run.path), *more.get(command, [])])
+        error = capsys.readouterr().err
+        assert (code in (1, 2), error.count("\n"), SAID[newer] in error) == (True, 1, True), error
+        assert contents(tmp_path) == before, command
+
+
+def contents(folder):
+    """Return everything in a folder and below it: the bytes of files, None for folders."""
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}

@@ -1,6 +1,7 @@
 """Saving on disks that fail at any call: a whole checkpoint is left, and one line that says why."""
 
 import contextlib
+import errno
 import os
 import signal
 import stat
@@ -21,7 +22,14 @@ from looktwice.checkpoint import (
     save_checkpoint,
 )
 from looktwice.errors import RunError
-from looktwice.storage import append_line, remove_leftovers, write_atomic, write_folder_atomic
+from looktwice.storage import (
+    append_line,
+    move_new,
+    remove_leftovers,
+    write_atomic,
+    write_folder_atomic,
+    write_new,
+)
 
 PARTS = {"method": {"w": torch.arange(40.0)}, "optimizer": {}, "generators": {"cpu": torch.ones(9)}}
 
@@ -202,6 +210,30 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     assert "RunError: cannot write" in done.stderr, done
     assert "Permission denied" in done.stderr
     assert steps(folder) == [1, 2]
+
+
+def no_links(source, target):
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("content", [b"new", {"page": b"new"}])
+def test_a_new_file_or_folder_replaces_nothing(tmp_path, monkeypatch, content, links):
+    if not links:  # as on a memory stick
+        monkeypatch.setattr("os.link", no_links)
+    target = tmp_path / "target"
+    write_new(target, content)
+    kept = target if target.is_file() else target / "page"
+    assert kept.read_bytes() == b"new"
+    with pytest.raises(RunError, match="exists already and is left as it is"):
+        write_new(target, b"other")
+    (tmp_path / "source").write_bytes(b"other")
+    with pytest.raises(RunError, match="exists already and is left as it is"):
+        move_new(tmp_path / "source", target)
+    assert kept.read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"]
+    move_new(tmp_path / "source", tmp_path / "moved")
+    assert [path.read_bytes() for path in tmp_path.glob("[ms]o*")] == [b"other"]
 
 
 def test_a_folder_is_replaced_or_kept(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +10,7 @@ from typing import Final, TypeVar
 from looktwice.data.decoding import Picture
 from looktwice.data.sources import Source
 from looktwice.errors import BadPictureError
+from looktwice.launched import usable_cores
 
 AHEAD: Final = 4
 """Pictures a thread that wait to be taken."""
@@ -32,7 +32,7 @@ def in_threads(
         except BadPictureError as error:
             return error
 
-    threads = len(os.sched_getaffinity(0))
+    threads = usable_cores()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="looktwice-reading")
     waiting: deque[Future[_Made | BadPictureError]] = deque()
     try:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from looktwice.errors import RunError
+from looktwice.models import EncoderSpec
 
 EMBEDDING = "looktwice-embedding/1"
 INDEX = "looktwice-index/1"
+_ENCODER = ("target", "weights", "weights_sha256", "spec")
+_PICTURES = ("sha256", "name", "run", "of_run", "data", "alpha")
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,24 @@ class About:
             "pictures": "other pictures",
             "layers": f"layers {','.join(other.layers)}",
             "dtype": other.dtype,
+            "rows": "more or fewer rows",
         }
+        if None not in (self.rows, other.rows):  # a picture that was mended since has one more
+            own["rows"], others["rows"] = self.rows, other.rows
         return next((words[key] for key in own if own[key] != others[key]), "")
 
     def to_json(self, kind: str) -> str:
         """Return it as JSON; `kind` is `EMBEDDING` or `INDEX`."""
         return json.dumps({"format": kind, **dataclasses.asdict(self)}, indent=1)
+
+
+def _checked(about: About) -> About:
+    """Return it; KeyError and TypeError where a key that is asked of it later is missing."""
+    for said, keys in ((about.encoder, _ENCODER), (about.pictures, _PICTURES)):
+        for key in keys:
+            said[key]
+    EncoderSpec(**about.encoder["spec"])
+    return about
 
 
 def from_json(text: str | bytes, kind: str, path: Path) -> About:
@@ -79,7 +94,7 @@ def from_json(text: str | bytes, kind: str, path: Path) -> About:
     try:
         found = json.loads(text)
         made_as = str(found.pop("format"))
-        about = About(**found) if made_as == kind else None
+        about = _checked(About(**found)) if made_as == kind else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path} is damaged: what it says of itself cannot be read") from error
     if about is None:

@@ -23,9 +23,9 @@ from looktwice.embedding.formats import ENDINGS, bad_lines, format_of, read_abou
 from looktwice.embedding.pieces import Piece, Pieces
 from looktwice.embedding.rows import Rows
 from looktwice.embedding.subject import HEADLESS, Eye, Subject, as_dtype, open_eye, open_subject
-from looktwice.errors import BadPictureError, RunError
+from looktwice.errors import BadPictureError, RunError, UsageError
 from looktwice.features import Indices, stream
-from looktwice.storage import move_new, plainly, unfinished
+from looktwice.storage import move_new, plainly, remove_folder, unfinished
 
 PIECE_BLOCKS = 4  # blocks of features in a piece: a kill costs a piece's time, a piece a file
 
@@ -84,6 +84,8 @@ def embed_target(
         DataError: the pictures cannot be opened, or none of a split can be read.
     """
     _check_place(out)
+    if image_size is not None and Path(target).is_dir():
+        raise UsageError(f"--image-size: the run {target} has its own; give its encoder file")
     eye = open_eye(target, weights=weights, image_size=image_size, layers=layers, device=device)
     return embed(eye, out, data=data, layers=layers, dtype=dtype, file=file)
 
@@ -110,7 +112,7 @@ def embed(
             _fill(subject, pieces, console, out)
         about = replace(subject.about, rows=pieces.rows, unreadable=pieces.unreadable)
         _join(out, about, subject.parts, pieces, folder)
-        shutil.rmtree(folder)
+        remove_folder(folder)
     return Embedded(out, about, kept=False)
 
 
@@ -136,7 +138,7 @@ def _there_already(out: Path, about: About) -> Embedded:
     folder = out.with_name(f".{out.name}-unfinished")
     if folder.exists():  # killed between the last file's name and the end
         with unfinished(out) as held:
-            shutil.rmtree(held)
+            remove_folder(held)
     return Embedded(out, found, kept=True)
 
 

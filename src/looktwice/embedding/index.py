@@ -21,7 +21,7 @@ from looktwice.embedding.extras import need
 from looktwice.embedding.formats import read_about, read_rows
 from looktwice.embedding.subject import HEADLESS
 from looktwice.errors import DataError, RunError, UsageError
-from looktwice.storage import move_new, plainly, unfinished
+from looktwice.storage import move_new, plainly, remove_folder, unfinished
 
 VECTORS: Final = "vectors.faiss"
 ROWS: Final = "rows.jsonl"
@@ -113,7 +113,7 @@ def build_index(embedding: Path, folder: Path) -> Index:
             whole.mkdir()
             _write(embedding, about, whole)
         move_new(whole, folder)
-        shutil.rmtree(held)
+        remove_folder(held)
     return open_index(folder)
 
 
@@ -159,7 +159,7 @@ def open_index(folder: Path) -> Index:
         _ask_for(folder / VECTORS)
         vectors = faiss.read_index(str(folder / VECTORS), faiss.IO_FLAG_MMAP_IFC)
         places = np.load(folder / PLACES, mmap_mode="r")
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, EOFError, ValueError, RuntimeError) as error:
         raise _damaged(folder) from error
     shape = (about.rows, about.layers.get(HEADLESS))
     if (vectors.ntotal, vectors.d) != shape or len(places) != about.rows:

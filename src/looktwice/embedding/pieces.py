@@ -57,18 +57,23 @@ class Pieces:
 
     def __init__(self, folder: Path, about: About) -> None:
         self._folder = folder
-        self._check(about)
         self._paths = sorted(folder.glob("piece-*.safetensors"))
+        self._check(about)
         self._ends: dict[str, int] = {}
         self.rows = self.unreadable = 0
-        for path in self._paths:
+        for number, path in enumerate(self._paths):
             said, count = _header(path)
-            if said["first"] != self.end(said["split"]):
-                raise RunError(f"a piece before {path} is missing: remove {folder}, begin anew")
+            if path != self._path(number) or said["first"] != self.end(said["split"]):
+                raise RunError(f"a piece before {path} is missing: remove {folder}, and begin anew")
             self._count(said, count)
 
     def _check(self, about: About) -> None:
         path = self._folder / "about.json"
+        if not path.exists() and self._paths:
+            raise RunError(
+                f"{path}, which says what the pieces beside it are of, is missing: remove "
+                f"{self._folder}, and begin anew"
+            )
         if not path.exists():
             write_atomic(path, about.to_json(EMBEDDING))
         elif said := from_json(path.read_bytes(), EMBEDDING, path).difference(about):
@@ -87,10 +92,13 @@ class Pieces:
         content = safetensors.numpy.save(
             {"indices": piece.indices, **piece.features}, {"looktwice": json.dumps(said)}
         )
-        path = self._folder / f"piece-{len(self._paths):08d}.safetensors"
+        path = self._path(len(self._paths))
         write_atomic(path, content)
         self._paths.append(path)
         self._count(said, len(piece.indices))
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"piece-{number:08d}.safetensors"
 
     def _count(self, said: dict[str, Any], count: int) -> None:
         self._ends[said["split"]] = said["end"]
@@ -111,5 +119,5 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         with safetensors.safe_open(path, "np") as file:
             said: dict[str, Any] = json.loads(file.metadata()["looktwice"])
             return said, file.get_slice("indices").get_shape()[0]
-    except (OSError, safetensors.SafetensorError, ValueError) as error:
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is damaged: remove {path.parent}, and begin anew") from error

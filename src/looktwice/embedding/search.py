@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +18,13 @@ from looktwice.data import Data, FileSource, Source
 from looktwice.data.files import FolderFiles
 from looktwice.embedding.about import About
 from looktwice.embedding.embed import embed
+from looktwice.embedding.extras import need
 from looktwice.embedding.formats import FORMATS, read_about
 from looktwice.embedding.index import ABOUT, Index, build_index, open_index
 from looktwice.embedding.subject import Eye, open_eye, open_parts
-from looktwice.errors import RunError, UsageError
+from looktwice.errors import DataError, RunError, UsageError
 from looktwice.run import Run, open_run
+from looktwice.storage import plainly
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ def search_target(
     queries: Sequence[Path],
     *,
     encoder: str | None = None,
+    weights: Path | None = None,
     data: Data | None = None,
     k: int = 10,
     device: str = "auto",
@@ -70,8 +75,9 @@ def search_target(
         target: an index, an embedding, or a run.
         queries: picture files, one or more.
         encoder: a run, a file or a foreign encoder; None takes the one that the index names.
-        data: of a run, other pictures to search in than its own.
-        k: how many to find of each.
+        weights: file of a foreign encoder's weights; None takes the one that the index names.
+        data: of a run, other pictures to search in than its own; not in memory.
+        k: how many to find of each; all where there are fewer.
         device: where the encoder computes; ``auto`` is the best there is.
         file: where progress is told; standard output by default.
 
@@ -80,34 +86,63 @@ def search_target(
         RunError: a missing or damaged index, or one that another encoder made.
         DataError: a query or the pictures cannot be read.
     """
-    if not queries:
-        raise UsageError("name one picture or more to search for")
+    _check_queries(queries, k)
+    need("faiss", "search")
     path = Path(target)
-    if (path / "config.toml").is_file():
-        if encoder is not None:
-            raise UsageError(f"--encoder: the run {path} has its own; give an index or embedding")
+    if run := _run_at(path):
+        if encoder is not None or weights is not None:
+            raise UsageError(
+                f"--encoder, --weights: the run {path} has its own; give an index or embedding"
+            )
+        out = _embeddings(run, data)
         eye = open_eye(path, device=device)
-        index = _of_run(eye, open_run(path), data, file)
+        index = _of_run(eye, out, data, file)
     else:
         index = _of_path(path, file)
-        eye = _open_eye(index, encoder, device)
+        eye = _open_eye(index, encoder, weights, device)
     pictures = [_query(query, eye, index.about) for query in queries]
     return index, [_answer(index, eye, *picture, k) for picture in pictures]
 
 
-def _of_run(eye: Eye, run: Run, data: Data | None, file: TextIO | None) -> Index:
-    name = "pictures" if data is None else Path(str(data)).name
-    out = run.path / "embeddings" / f"{name}.npy"
-    out.parent.mkdir(exist_ok=True)
+def _check_queries(queries: Sequence[Path], k: int) -> None:
+    if not queries:
+        raise UsageError("name one picture or more to search for")
+    if k < 1:
+        raise UsageError(f"-k is {k}; it must be 1 or more")
+    for query in queries:
+        if not query.is_file():
+            raise DataError(f"there is no picture {query}")
+
+
+def _run_at(path: Path) -> Run | None:
+    return open_run(path) if (path / "config.toml").is_file() else None
+
+
+def _embeddings(run: Run, data: Data | None) -> Path:
+    """Return where features of a run are kept, by the name of the pictures."""
+    if data is not None and not isinstance(data, str | os.PathLike):
+        raise UsageError(
+            "data in memory has no name to keep its features by: embed it (embed_target), and "
+            "search that"
+        )
+    # Of `.` and `..`, too, the name of the folder.
+    name = "pictures" if data is None else Path(os.path.abspath(data)).name  # noqa: PTH100
+    return run.path / "embeddings" / f"{name}.npy"
+
+
+def _of_run(eye: Eye, out: Path, data: Data | None, file: TextIO | None) -> Index:
+    with plainly(
+        out, "cannot write {}: {}; write it elsewhere by looktwice embed, and search that"
+    ):
+        out.parent.mkdir(exist_ok=True)
     try:
         embed(eye, out, data=data, file=file)
     except RunError as error:
         if not out.exists():
             raise
         raise RunError(
-            f"{out} holds the features of other pictures than asked for: remove {out}* and search "
-            f"again, or write them elsewhere: looktwice embed {run.path} --out FILE.npy, then "
-            "search FILE.npy"
+            f"{error}; or remove {shlex.quote(str(out))}* and search again, or search what is "
+            f"there: looktwice search {shlex.quote(str(out))}"
         ) from error
     return _of_path(out, file)
 
@@ -133,10 +168,11 @@ def _of_path(path: Path, file: TextIO | None) -> Index:
     return index
 
 
-def _open_eye(index: Index, encoder: str | None, device: str) -> Eye:
+def _open_eye(index: Index, encoder: str | None, weights: Path | None, device: str) -> Eye:
     """Open the encoder of an index, or check that the given one is the same."""
     made_by = index.about.encoder
-    weights = None if made_by["weights"] is None or encoder else Path(made_by["weights"])
+    if weights is None and encoder is None and made_by["weights"] is not None:
+        weights = Path(made_by["weights"])
     target, size = encoder or made_by["target"], made_by["spec"]["image_size"]
     try:
         eye = open_eye(target, weights=weights, image_size=size, device=device)
@@ -144,8 +180,8 @@ def _open_eye(index: Index, encoder: str | None, device: str) -> Eye:
         if encoder:
             raise
         raise RunError(
-            f"{index.path} was made by {made_by['target']}, which is no longer there: name the "
-            "same encoder with --encoder"
+            f"{index.path} was made by {target}, which cannot be opened ({error}): name the same "
+            f"{'file with --weights' if weights else 'encoder with --encoder'}"
         ) from error
     said = eye.about()
     if any(said[key] != made_by[key] for key in ("weights_sha256", "spec")):
@@ -171,7 +207,7 @@ def _query(path: Path, eye: Eye, about: About) -> tuple[str, NDArray[np.uint8]]:
 def _answer(index: Index, eye: Eye, query: str, picture: NDArray[np.uint8], k: int) -> Answer:
     prepared = eye.encoder.prepare(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None])
     features = eye.features(prepared)["h"].numpy()
-    similarity, rows = index.search(features, k)
+    similarity, rows = index.search(features, min(k, len(index)))
     hits = (
         Hit(*index.row(int(row)), similarity=float(cosine))
         for cosine, row in zip(similarity[0], rows[0], strict=True)
@@ -179,18 +215,28 @@ def _answer(index: Index, eye: Eye, query: str, picture: NDArray[np.uint8], k: i
     return Answer(query, picture, tuple(hits))
 
 
-def open_pictures(about: About, data: Data | None = None) -> dict[str, Source]:
-    """Open the pictures of an index, by split, where they were or where `data` says they are.
+def open_pictures(
+    about: About, data: Data | None = None, *, searched_by: str | Path | None = None
+) -> dict[str, Source]:
+    """Open the pictures of an index, by split.
+
+    Args:
+        about: of the index.
+        data: where they are now; None: where they were.
+        searched_by: a run's folder is taken for where the index's run is now.
 
     Raises:
         UsageError: it was made from arrays in memory, and no `data` is given.
-        RunError: its run is gone.
+        RunError: its run is gone, which alone knows how they were split or where they are.
         DataError: they cannot be opened.
     """
     said = about.pictures
-    run = open_run(Path(said["run"])) if said["run"] else None
-    if run is not None and said["of_run"]:
+    run = None if searched_by is None else _run_at(Path(searched_by))
+    if run is None and said["run"] and (said["of_run"] or data is None):
+        run = open_run(Path(said["run"]))
+    if said["of_run"]:
         return open_parts(run, None, moved_to=data)
     if data is None and said["data"] is None:
         raise UsageError("the index was made from pictures in memory: give --data")
-    return open_parts(run, data or said["data"])
+    parts = open_parts(run, said["data"] if data is None else data)
+    return {split: source.over(said["alpha"]) for split, source in parts.items()}

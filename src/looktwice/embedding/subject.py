@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from looktwice.build import best_device, open_device
-from looktwice.data import Data, Source, open_official
+from looktwice.data import Data, Source, Splits, open_official
+from looktwice.data.hub import is_hub
+from looktwice.data.named import DATA_SETS
+from looktwice.data.remote import is_remote
 from looktwice.embedding.about import About
 from looktwice.errors import DataError, UsageError, did_you_mean
 from looktwice.estimator import open_encoder
@@ -25,8 +28,9 @@ from looktwice.evaluate.fitting import fingerprint
 from looktwice.evaluate.layers import head_of, layers
 from looktwice.evaluate.subject import check_channels
 from looktwice.features import encode
+from looktwice.launched import usable_cores
 from looktwice.models import Encoder
-from looktwice.run import Run, open_data, open_run
+from looktwice.run import Run, check_pictures, open_data, open_run
 
 HEADLESS = "h"  # the features; all other layers are the projection head's
 
@@ -91,7 +95,7 @@ def open_eye(
     place = open_device(best_device() if device == "auto" else device)
     run = open_run(Path(target)) if Path(target).is_dir() else None
     encoder = open_encoder(str(target), weights=weights, image_size=image_size).to(place)
-    threads = 1
+    threads = usable_cores()
     if run is not None:
         torch.set_num_threads(run.config().train.threads)
         threads = max(1, run.config().data.threads)
@@ -172,11 +176,15 @@ def open_subject(
 
     Raises:
         UsageError: no pictures named, or another dtype than float32 or float16.
+        RunError: the run's own are no longer those it was trained on.
         DataError: they cannot be opened, or do not fit the encoder.
     """
     if dtype not in ("float32", "float16"):
         raise UsageError(f"--dtype is {dtype!r}; it must be float32 or float16")
     parts = open_parts(eye.run, data)
+    if eye.run is not None and data is None:
+        splits = Splits(parts["train"], parts["validation"], parts.get("test"))
+        check_pictures(eye.run, splits)  # of others the same seed carves other splits
     for source in parts.values():
         check_channels(eye.target, eye.encoder, source)
     digest = hashlib.sha256()
@@ -187,12 +195,19 @@ def open_subject(
         "name": next(iter(parts.values())).name,
         "run": str(eye.run.path.absolute()) if eye.run else None,
         "of_run": data is None,
-        "data": where(data) if isinstance(data, str | os.PathLike) else None,
+        "data": data_at(data) if isinstance(data, str | os.PathLike) else None,
         "alpha": eye.run.config().data.alpha if eye.run else "white",
     }
     all_widths = widths(eye)
     chosen = {layer: all_widths[layer] for layer in layers}
     return Subject(eye, parts, About(eye.about(), pictures, chosen, dtype))
+
+
+def data_at(data: str | os.PathLike[str]) -> str:
+    """Return what opens the same pictures from any folder: paths and patterns become absolute."""
+    if isinstance(data, str) and (data in DATA_SETS or is_remote(data) or is_hub(data)):
+        return data
+    return str(Path(data).expanduser().absolute())
 
 
 def where(name: str | os.PathLike[str]) -> str:

@@ -15,6 +15,7 @@ from looktwice.models.encoder import (
     EncoderSpec,
     backbone_normalisation,
     central_square,
+    check_image_size,
     encoder_bytes,
     read_encoder,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "build_backbone",
     "build_head",
     "central_square",
+    "check_image_size",
     "default_small_stem",
     "encoder_bytes",
     "feature_width",

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, final
 
 import safetensors
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from looktwice.errors import RunError
+from looktwice.errors import RunError, UsageError
 from looktwice.models.backbones import PUBLISHERS, build_backbone
+from looktwice.tensors import tensor_bytes
 
 FORMAT = "looktwice-encoder/1"
 # Pictures centred on zero with about unit spread; batch-norm absorbs what a data set's own
@@ -65,6 +65,12 @@ class EncoderSpec:
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+def check_image_size(image_size: int | None) -> None:
+    """Raise UsageError where a side in pixels is none; None is taken."""
+    if image_size is not None and image_size < 1:
+        raise UsageError(f"--image-size is {image_size}; it must be 1 or more")
 
 
 @final
@@ -162,10 +168,8 @@ def _resize(pictures: Tensor, size: list[int]) -> Tensor:
 
 def encoder_bytes(backbone: nn.Module, spec: EncoderSpec) -> bytes:
     """Return the safetensors file of an encoder; equal weights give equal bytes."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in backbone.state_dict().items()}
-    # One metadata key alone: safetensors keeps no order among several.
     header = json.dumps({"format": FORMAT, **dataclasses.asdict(spec)}, sort_keys=True)
-    return safetensors.torch.save(tensors, {"looktwice": header})
+    return tensor_bytes(backbone.state_dict(), {"looktwice": header})
 
 
 def read_encoder(path: Path) -> Encoder:
@@ -180,9 +184,12 @@ def read_encoder(path: Path) -> Encoder:
         raise RunError(f"no encoder at {path}") from None
     except (OSError, safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise RunError(f"{path} is damaged or no safetensors file: {error}") from error
-    if header.pop("format", None) != FORMAT:
+    if not isinstance(header, dict) or header.pop("format", None) != FORMAT:
         raise RunError(f"{path} is not an encoder of this version of looktwice ({FORMAT})")
-    spec = EncoderSpec(**{**header, "mean": tuple(header["mean"]), "std": tuple(header["std"])})
+    try:
+        spec = EncoderSpec(**{**header, "mean": tuple(header["mean"]), "std": tuple(header["std"])})
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{path} is damaged: its header does not describe an encoder") from error
     backbone = build_backbone(
         spec.backbone, channels=spec.channels, small_stem=spec.small_stem, init=str(path)
     )

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from looktwice.errors import UsageError
 from looktwice.models.backbones import PUBLISHERS, build_backbone
-from looktwice.models.encoder import IMAGENET, Encoder, EncoderSpec, backbone_normalisation
+from looktwice.models.encoder import (
+    IMAGENET,
+    Encoder,
+    EncoderSpec,
+    backbone_normalisation,
+    check_image_size,
+)
 from looktwice.models.weights import fit_weights, has_small_stem, read_tensors
 
 FOREIGN = (*PUBLISHERS, "solo-learn:")
@@ -46,9 +52,10 @@ def foreign_encoder(
             says what was loaded and what was left out.
 
     Raises:
-        UsageError: an unknown name, or a file that cannot be read or does not fit.
+        UsageError: an unknown name, no size, or a file that cannot be read or does not fit.
         RunError: published weights that cannot be fetched.
     """
+    check_image_size(image_size)
     if not name.startswith(FOREIGN):
         raise UsageError(f"{name!r} is no network of {', '.join(FOREIGN)}")
     if weights is None:

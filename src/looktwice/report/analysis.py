@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from looktwice.analysis import Analysis, Layout, analyze
 from looktwice.data import Data, Splits
-from looktwice.errors import RunError, UsageError
+from looktwice.errors import UsageError
 from looktwice.estimator import open_encoder
 from looktwice.evaluate import Subject, open_subject
 from looktwice.evaluate.subject import check_channels
@@ -23,7 +22,7 @@ from looktwice.report.numbers import NBSP
 from looktwice.report.picture_map import picture_map
 from looktwice.report.scatter import Scatter, place, scatter
 from looktwice.report.templating import render_page
-from looktwice.storage import write_folder_atomic
+from looktwice.storage import check_new, write_new
 
 MOST = 20_000  # pictures: more make a page that a telephone no longer opens
 CAVEAT = (
@@ -76,16 +75,15 @@ def analyze_target(
     if not 0 <= seed < 2**32:
         raise UsageError(f"--seed is {seed}; it must lie in 0 to {2**32 - 1}")
     folder = out or _default_folder(Path(target))
-    _check_free(folder)
+    check_new(folder)
     subject = open_subject(
         target, data=data, weights=weights, image_size=image_size, device=device, splits=splits
     )
     others = {} if against is None else _other(str(against), subject)
     analysis = analyze(subject, count=count, against=others, cam=cam, seed=seed)
     page = render_analysis(analysis, subject.splits, command=command)
-    _check_free(folder)
     files = {"analysis.html": page.encode("utf-8"), "tsne.csv": _table(analysis).encode("utf-8")}
-    write_folder_atomic(folder, files)
+    write_new(folder, files)
     return folder / "analysis.html"
 
 
@@ -94,13 +92,6 @@ def _default_folder(target: Path) -> Path:
         return target / "analysis"
     folders = (Path(f"analysis-{number:03d}") for number in itertools.count(1))
     return next(folder for folder in folders if not folder.exists())
-
-
-def _check_free(folder: Path) -> None:
-    if folder.exists() or folder.is_symlink():
-        raise RunError(f"{folder} exists already and is left as it is; choose another --out")
-    if not folder.parent.is_dir() or not os.access(folder.parent, os.W_OK | os.X_OK):
-        raise RunError(f"cannot write {folder}: no folder {folder.parent} that can be written")
 
 
 def _other(against: str, subject: Subject) -> Mapping[str, Encoder]:

@@ -9,11 +9,11 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from looktwice.embedding import Answer, Hit, Index
-from looktwice.errors import BadPictureError, RunError
+from looktwice.errors import BadPictureError
 from looktwice.report import numbers
 from looktwice.report.pictures import Thumbnail, thumbnail
 from looktwice.report.templating import printable, render_page, shorten
-from looktwice.storage import write_atomic
+from looktwice.storage import write_new
 
 if TYPE_CHECKING:
     from looktwice.data import Source
@@ -71,14 +71,6 @@ class ShownAnswer:
     found: tuple[Shown, ...]
 
 
-def check_page(path: Path) -> None:
-    """Raise RunError when a page could not be written, or something is there already."""
-    if path.exists():
-        raise RunError(f"{path} exists already and is left as it is; choose another --out")
-    if not path.parent.is_dir():
-        raise RunError(f"cannot write {path}: there is no folder {path.parent}")
-
-
 def write_search(
     path: Path,
     index: Index,
@@ -99,8 +91,7 @@ def write_search(
     Raises:
         RunError: the file is there already, or cannot be written.
     """
-    check_page(path)
-    write_atomic(path, render_search(index, answers, pictures, command=command))
+    write_new(path, render_search(index, answers, pictures, command=command).encode())
 
 
 def render_search(
