@@ -1,6 +1,7 @@
 """Embeddings: the rows they should have, and the same bytes however often they are killed."""
 
 import csv
+import dataclasses
 import filecmp
 import json
 import os
@@ -25,7 +26,7 @@ from looktwice.embedding.pieces import Piece, Pieces
 from looktwice.embedding.subject import Eye, data_at, open_eye
 from looktwice.errors import DataError, RunError, UsageError
 from looktwice.estimator import load_encoder
-from looktwice.models import wrap_encoder
+from looktwice.models import EncoderSpec, wrap_encoder
 
 from .conftest import BAD
 
@@ -319,7 +320,12 @@ def test_unfinished_work_of_another_command_is_refused(
 @pytest.mark.parametrize("lost", ["about.json", "piece-00000001.safetensors"])
 def test_pieces_of_which_something_is_lost_are_refused(tmp_path, lost):
     """Also the last one of train, where some of test are there."""
-    about = About({}, {"sha256": "0"}, {"h": 2}, "float32")
+    spec = dataclasses.asdict(EncoderSpec("resnet-tiny", 1, True, 12, [0.5], [0.25]))
+    about = About(
+        {"target": "x", "weights": None, "weights_sha256": "0", "spec": spec},
+        {"sha256": "0", "name": "x", "run": None, "of_run": False, "data": "x", "alpha": "white"},
+        {"h": 2}, "float32",
+    )  # fmt: skip
     pieces = Pieces(tmp_path, about)
     for split, first in (("train", 0), ("train", 4), ("test", 0)):
         h = np.zeros((4, 2), np.float32)
