@@ -18,6 +18,8 @@ from looktwice.config import Config, ModelConfig
 from looktwice.data import Loader, Splits
 from looktwice.data.class_names import SHIPPED_LISTS
 from looktwice.data.named import DATA_SETS
+from looktwice.data.remote import is_remote
+from looktwice.data.shards import is_pattern
 from looktwice.errors import UsageError
 from looktwice.large_batch import LargeBatch, activation_bytes, fitting_micro_batch
 from looktwice.methods import Method, OwnMethod, Parts, build_method
@@ -173,7 +175,11 @@ def _absolute_paths(config: Config) -> dict[str, object]:
         for key in keys
         if values[key] and values[key] not in names.get(key, ())
     }
-    return {key: str(path.absolute()) for key, path in paths.items() if path.exists()}
+    here = {key for key, path in paths.items() if path.exists()}
+    source = config.data.source
+    if is_pattern(source) and not is_remote(source):
+        here.add("data.source")
+    return {key: str(paths[key].absolute()) for key in here}
 
 
 def with_steps(config: Config, steps: int) -> Config:

@@ -198,6 +198,8 @@ def test_paths_become_absolute_and_names_stay(tmp_path, monkeypatch):
     for source, classes, absolute in (
         ("cifar10", "imagenet100", {}),
         ("pictures", "list.txt", {"data.source": "pictures", "data.classes": "list.txt"}),
+        ("s/train-{0..3}.tar", "", {"data.source": "s/train-{0..3}.tar"}),
+        ("http://here/train-{0..3}.tar", "", {}),
     ):
         flags = {"data.source": source, "data.classes": classes}
         config = resolve(recipe="simclr-tiny", flags=flags, environ={})

@@ -173,6 +173,8 @@ def _ask_for(path: Path) -> None:
     faiss tells it not to read ahead in what is mapped: half a gigabyte then comes 4 KB at a time,
     which took 20 s where this takes half a second.
     """
+    if not hasattr(os, "posix_fadvise"):  # macOS
+        return
     with path.open("rb") as file:
         for start in range(0, path.stat().st_size, AHEAD):
             os.posix_fadvise(file.fileno(), start, AHEAD, os.POSIX_FADV_WILLNEED)
