@@ -181,7 +181,7 @@ def test_equal_arguments_give_an_equal_page(run, tmp_path):
         (["--count", "7"], "--count is 7", 2),
         (["--seed", "-1"], "--seed is -1", 2),
         (["--against", "nowhere"], "no run, encoder file or network 'nowhere'", 2),
-        (["--out", "/nowhere/at/all"], "no folder /nowhere/at", 1),
+        (["--out", "/dev/null/all"], "/dev/null is not a folder", 1),
     ],
 )
 def test_refusals_are_one_line(run, tmp_path, monkeypatch, capsys, arguments, message, code):
