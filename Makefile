@@ -48,7 +48,7 @@ proof: .venv/installed
 # Whether every layout gives the gradients of one process: all cases, about four minutes. Then
 # whether broken runs are named and healthy ones are not: forty runs, some minutes more. Then whether
 # a study that is killed twenty times ends with the table of one that is not, and whether runs
-# survive: kills, signals, failing disks, damaged checkpoints (docs/survival.md), 40 minutes. Last,
+# survive: kills, signals, failing disks, damaged checkpoints (docs/survival.md), an hour. Last,
 # whether damaged and hostile files can crash, hang or fill anything, how fast a million are scanned,
 # and whether exported encoders give the features of their runs on 1,000 pictures.
 campaign: .venv/developing

@@ -43,7 +43,7 @@ NOT_RUN = {
     "make format": "changes the sources",
     "make docs": "test_pages.py builds the site",
     "make bench": "wants an idle machine for many minutes",
-    "make campaign": "takes half an hour",
+    "make campaign": "takes more than an hour",
     "git clone URL looktwice '&&' cd looktwice": "fetches from the network",
     "looktwice '$@' '&'": "a part of a script for Slurm; tests/survival sends the signals",
     "pip install .": "fetches from the network; make demo does it",
