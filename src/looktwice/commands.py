@@ -96,6 +96,13 @@ def _typed(flags: Any) -> dict[str, object]:
     }
 
 
+def _resolved(recipe: str | None, file: Path | None, flags: Any) -> configuration.Config:
+    typed = _typed(flags)
+    config = configuration.resolve(recipe=recipe, file=file, flags=typed)
+    configuration.check_used(config, typed)
+    return config
+
+
 def _finish(result: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
     print(json.dumps(result, indent=1) if as_json else "\n".join(lines))
 
@@ -111,7 +118,7 @@ def pretrain(
     flags: Settings = _NO_FLAGS,
 ) -> None:
     """Learn an encoder from unlabelled pictures."""
-    resolved = configuration.resolve(recipe=recipe, file=config, flags=_typed(flags))
+    resolved = _resolved(recipe, config, flags)
     if print_config:
         print(configuration.to_toml(resolved), end="")
         return
@@ -402,7 +409,7 @@ def preview(
     """Draw pictures, their crop boxes and the views that come out: a PNG and an offline page."""
     from looktwice.report import operations_file, preview_file
 
-    resolved = configuration.resolve(recipe=recipe, file=config, flags=_typed(flags))
+    resolved = _resolved(recipe, config, flags)
     picture, page = (
         operations_file(resolved, out)
         if operations

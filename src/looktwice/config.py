@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from looktwice.errors import UsageError, did_you_mean
@@ -44,10 +45,23 @@ def option(
     low: float = -math.inf,
     high: float = math.inf,
     flags: tuple[str, ...] = (),
+    only: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> Any:
-    """Declare a field: its default, its help (with unit), its closed range, its short flags."""
+    """Declare a field: its default, its help (with unit), its closed range, its short flags.
+
+    It does something `only` where other keys have one of some values.
+    """
     limits = {"low": low, "high": high}
-    return field(default=default, metadata={"text": text, "flags": flags, **limits})
+    return field(default=default, metadata={"text": text, "flags": flags, "only": only, **limits})
+
+
+_EMBEDDED = {"method.name": ("simclr", "moco", "moco-v3", "supcon")}
+_HEADED = {"method.name": (*_EMBEDDED["method.name"], OWN)}
+_MLP = {**_HEADED, "model.head": ("mlp",)}
+_SIMCLR = {"method.name": ("simclr",)}
+_MOCO = {"method.name": ("moco",)}
+_MOCO_V3 = {"method.name": ("moco-v3",)}
+_MOMENTUM = {"method.name": ("moco", "moco-v3")}
 
 
 @dataclass(frozen=True)
@@ -133,18 +147,30 @@ class ModelConfig:
         low=0,
         high=1024,
     )
-    head: Literal["none", "linear", "mlp"] = option("mlp", "projection head")
-    head_layers: int = option(2, "linear layers of the mlp head", low=2, high=4)
+    head: Literal["none", "linear", "mlp"] = option("mlp", "projection head", only=_HEADED)
+    head_layers: int = option(2, "linear layers of the mlp head", low=2, high=4, only=_MLP)
     head_width: int = option(
         0, "hidden units of the mlp head (0: the backbone's width)", low=0, high=16384
     )
     head_norm: Literal["hidden", "all", "none"] = option(
-        "hidden", "batch-norm of the mlp head: of hidden layers, of the last one too, or none"
+        "hidden",
+        "batch-norm of the mlp head: of hidden layers, of the last one too, or none",
+        only=_MLP,
     )
     predictor_width: int = option(
-        0, "hidden units of MoCo v3's prediction head (0: the head's)", low=0, high=16384
+        0,
+        "hidden units of MoCo v3's prediction head (0: the head's)",
+        low=0,
+        high=16384,
+        only=_MOCO_V3,
     )
-    embedding_dim: int = option(128, "dimensions of the embedding", low=2, high=16384)
+    embedding_dim: int = option(
+        128,
+        "dimensions of the embedding",
+        low=2,
+        high=16384,
+        only={**_HEADED, "model.head": ("linear", "mlp")},
+    )
     init: str = option(
         "",
         "starting weights: timm:NAME, torchvision:NAME, or a file, ours or of another library",
@@ -162,21 +188,37 @@ class MethodConfig:
         flags=("--method",),
     )
     loss: Literal["nt-xent", "nt-logistic", "margin", "dcl"] = option(
-        "nt-xent", "loss of simclr", flags=("--loss",)
+        "nt-xent", "loss of simclr", flags=("--loss",), only=_SIMCLR
     )
     temperature: float = option(
         0.5, "temperature of the softmax", low=1e-3, high=100, flags=("--temperature",)
     )
-    normalize: bool = option(True, "scale embeddings to unit length")
-    margin: float = option(0.8, "margin of the margin loss", low=0, high=100)
-    semi_hard: bool = option(False, "semi-hard negatives, with nt-logistic and margin")
-    symmetric: bool = option(False, "moco: each view is query once and key once")
-    queue_size: int = option(65536, "moco: keys of earlier batches kept", low=2, high=10**7)
-    momentum: float = option(0.999, "momentum of the momentum encoder", low=0, high=1)
-    momentum_schedule: Literal["constant", "cosine"] = option(
-        "constant", "course of that momentum: constant, or half a cosine up to 1"
+    normalize: bool = option(True, "scale embeddings to unit length", only=_EMBEDDED)
+    margin: float = option(
+        0.8,
+        "margin of the margin loss",
+        low=0,
+        high=100,
+        only={**_SIMCLR, "method.loss": ("margin",)},
     )
-    shuffle_bn: bool = option(True, "moco, moco-v3: keys' batch-norm groups are shuffled")
+    semi_hard: bool = option(
+        False,
+        "semi-hard negatives, with nt-logistic and margin",
+        only={**_SIMCLR, "method.loss": ("nt-logistic", "margin")},
+    )
+    symmetric: bool = option(False, "moco: each view is query once and key once", only=_MOCO)
+    queue_size: int = option(
+        65536, "moco: keys of earlier batches kept", low=2, high=10**7, only=_MOCO
+    )
+    momentum: float = option(
+        0.999, "momentum of the momentum encoder", low=0, high=1, only=_MOMENTUM
+    )
+    momentum_schedule: Literal["constant", "cosine"] = option(
+        "constant", "course of that momentum: constant, or half a cosine up to 1", only=_MOMENTUM
+    )
+    shuffle_bn: bool = option(
+        True, "moco, moco-v3: keys' batch-norm groups are shuffled", only=_MOMENTUM
+    )
 
 
 @dataclass(frozen=True)
@@ -193,8 +235,12 @@ class OptimConfig:
     schedule: Literal["cosine", "drops"] = option(
         "cosine", "course of the rate after warm-up: half a cosine to 0, or tenfold drops"
     )
-    drops: str = option("0.6,0.8", "when the rate drops, shares of the run")
-    momentum: float = option(0.9, "momentum of SGD and LARS", low=0, high=0.9999)
+    drops: str = option(
+        "0.6,0.8", "when the rate drops, shares of the run", only={"optim.schedule": ("drops",)}
+    )
+    momentum: float = option(
+        0.9, "momentum of SGD and LARS", low=0, high=0.9999, only={"optim.name": ("sgd", "lars")}
+    )
     weight_decay: float = option(
         1e-4, "weight decay (not on biases and normalisation)", low=0, high=1
     )
@@ -244,6 +290,9 @@ class TrainConfig:
     )
     amp: Literal["auto", "off"] = option("auto", "mixed precision on GPUs (bfloat16), or off")
     compile: bool = option(False, "compile the network with torch.compile")
+    deterministic: bool = option(
+        False, "only operations that give the same bits twice: on GPUs for exact resuming, slower"
+    )
     monitor_every: int = option(
         1, "epochs between measurements of health and k-NN", low=1, high=100000
     )
@@ -543,6 +592,26 @@ def resolve(
     for where, values in layers:
         config = _overlay(config, values, where)
     return validate(config)
+
+
+def check_used(config: Config, typed: Iterable[str]) -> None:
+    """Check that what was typed does something in the configuration it led to.
+
+    Args:
+        config: resolved.
+        typed: dotted keys that a person gave for this run alone.
+
+    Raises:
+        UsageError: a key that means nothing with the method, head, loss, … chosen.
+    """
+    for key in typed:
+        for other, values in options()[key].metadata["only"].items():
+            value = _get(config, other)
+            if value not in values:
+                raise UsageError(
+                    f"{key} does nothing where {other} is {value!r}: leave it out, or set {other} "
+                    f"to {' or '.join(values)}"
+                )
 
 
 def _overlay(config: Config, values: Mapping[str, object], where: str) -> Config:

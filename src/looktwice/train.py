@@ -25,7 +25,7 @@ from looktwice.checkpoint import checkpoint_name, generator_tensors, load_genera
 from looktwice.config import OWN, Config
 from looktwice.console import TrainingConsole, clock, epoch_line
 from looktwice.data import BadPicture, Batch, Splits, open_splits
-from looktwice.errors import DataError, NotFiniteError, RunError, Stopped
+from looktwice.errors import DataError, NotFiniteError, RunError, Stopped, UsageError
 from looktwice.methods import OwnMethod
 from looktwice.metrics import Health, health_verdict
 from looktwice.models import encoder_bytes
@@ -88,6 +88,7 @@ def pretrain(
     own = {"method.name": OWN} if method else {}
     values = {**own, **(settings or {}), "data.source": source}
     config = configuration.resolve(recipe=recipe, flags=values)
+    configuration.check_used(config, values)
     splits = None if isinstance(data, str) else _open_arrays(data, config)
     given = f"recipe={recipe!r}, settings={dict(settings or {})}" + f", {method=}" * bool(method)
     command = f"looktwice.pretrain({source!r}, {given})"
@@ -123,7 +124,11 @@ def start(
 
     Of several processes the first one writes and prints.
     """
-    with distributed.joined(config.train.device), _console(file) as console:
+    with (
+        _deterministic(config.train.deterministic),
+        distributed.joined(config.train.device),
+        _console(file) as console,
+    ):
         if distributed.is_first():
             check_free(out)
         splits = splits or open_data(config.data)
@@ -157,6 +162,19 @@ def _create_run(out: Path | None, config: Config, *, command: str, fingerprint: 
     made = distributed.from_first(run)
     assert made is not None
     return made
+
+
+@contextlib.contextmanager
+def _deterministic(asked: bool) -> Iterator[None]:
+    """Let torch use nothing but operations that give the same bits twice, if that is asked."""
+    before = torch.get_deterministic_debug_mode()
+    if asked:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as torch wants it on CUDA
+        torch.set_deterministic_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(before)
 
 
 @contextlib.contextmanager
@@ -222,7 +240,11 @@ def resume(
     """
     run, file = open_run(Path(path)), file or sys.stderr
     config = run.config()
-    with distributed.joined(config.train.device), _console(file) as console:
+    with (
+        _deterministic(config.train.deterministic),
+        distributed.joined(config.train.device),
+        _console(file) as console,
+    ):
         finished = run.summary_file.exists() and run.encoder_file.exists()
         if distributed.from_first(finished):
             console.say(f"{run.path} is finished: all {config.train.steps} steps are done")
@@ -385,6 +407,11 @@ def train_step(
         loss, embedded = training.large_batch.backward(views, labels, step=batch.step, obey=obey)
     except (NotFiniteError, Stopped):
         load_generator_tensors(generators)
+        raise
+    except RuntimeError as error:
+        if training.config.train.deterministic and "deterministic" in str(error):
+            reason = str(error).split(". ")[0]
+            raise UsageError(f"train.deterministic cannot be kept: {reason}") from error
         raise
     optimizer.step()
     method.after_step(embedded, (batch.step + 1) / training.config.train.steps)

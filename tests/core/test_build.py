@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import os
+import re
+import typing
 
 import numpy as np
 import pytest
@@ -95,6 +97,7 @@ ELSEWHERE = {
     "train.minutes": "test_train: minutes become steps",
     "train.device": "below",
     "train.amp": "below",
+    "train.deterministic": "test_train: operations that give the same bits",
     "train.monitor_every": "below",
     "train.checkpoint_every": "test_train and below",
     "train.keep_last": "below",
@@ -125,9 +128,8 @@ def built(**flags):
 
 def settings_of(method):
     """What a method was given beside its networks."""
-    return repr(
-        {k: v for k, v in vars(method).items() if k.startswith("_") and type(v) is not dict}
-    )
+    own = {k: v for k, v in vars(method).items() if k.startswith("_") and type(v) is not dict}
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(own))
 
 
 def signature(training):
@@ -177,6 +179,28 @@ def test_an_option_of_moco_changes_what_is_built(key):
 def test_an_option_of_the_margin_loss_changes_what_is_built(key):
     margin = {"method.loss": "margin"}
     assert signature(built(**{**margin, key: WITH_MARGIN[key]})) != signature(built(**margin))
+
+
+DEPENDENT = [key for key, entry in configuration.options().items() if entry.metadata["only"]]
+CHANGED = {**BUILT, **WITH_MOCO, **WITH_MARGIN, "optim.drops": "0.25,0.5"}
+CHANGED["model.predictor_width"] = 11
+
+
+@pytest.mark.parametrize("key", DEPENDENT)
+def test_an_option_that_is_said_to_do_nothing_does_nothing(key):
+    for other, values in configuration.options()[key].metadata["only"].items():
+        for choice in typing.get_args(configuration.field_type(other)):
+            if choice in values or choice == configuration.OWN:
+                continue
+            flags = {other: choice, "method.queue_size": 1000}
+            without, beside = (
+                signature(built(**{**flags, **more})) for more in ({}, {key: CHANGED[key]})
+            )
+            # A head that is drawn and left aside shifts what is drawn after it.
+            weights = 2
+            assert [p for i, p in enumerate(without) if i != weights] == [
+                p for i, p in enumerate(beside) if i != weights
+            ], (other, choice)
 
 
 def test_the_width_of_the_predictor_is_built():

@@ -1,6 +1,7 @@
 """Layers of configuration, their precedence, and what is refused."""
 
 import tomllib
+import typing
 
 import pytest
 
@@ -66,6 +67,33 @@ def test_bad_values_are_refused_in_one_line(flags, message):
     with pytest.raises(UsageError, match=message) as caught:
         resolve(recipe="simclr-small", flags=flags, environ={})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "idle", "message"),
+    [
+        ({"method.name": "moco"}, "method.loss", "method.name is 'moco'.*to simclr$"),
+        ({}, "method.queue_size", "method.name is 'simclr'.*to moco$"),
+        ({}, "method.momentum", "to moco or moco-v3$"),
+        ({}, "method.margin", "method.loss is 'nt-xent'.*to margin$"),
+        ({"method.name": "supervised"}, "model.embedding_dim", "method.name is 'supervised'"),
+        ({"model.head": "none"}, "model.embedding_dim", "model.head is 'none'"),
+        ({"optim.name": "adamw"}, "optim.momentum", "to sgd or lars$"),
+        ({}, "optim.drops", "optim.schedule is 'cosine'.*to drops$"),
+    ],
+)
+def test_what_would_do_nothing_is_not_taken_in_silence(flags, idle, message):
+    config = resolve(recipe="simclr-small", flags=flags, environ={})
+    configuration.check_used(config, flags)
+    with pytest.raises(UsageError, match=f"^{idle} does nothing where .*{message}"):
+        configuration.check_used(config, [*flags, idle])
+
+
+def test_what_an_option_depends_on_is_an_option_and_its_values():
+    known = configuration.options()
+    for entry in known.values():
+        for other, values in entry.metadata["only"].items():
+            assert set(values) <= set(typing.get_args(configuration.field_type(other)))
 
 
 def test_bad_files_environments_and_recipes_are_refused(tmp_path):

@@ -24,6 +24,7 @@ from looktwice.checkpoint import (
 from looktwice.config import resolve, to_toml, with_values
 from looktwice.data import open_splits
 from looktwice.errors import DataError, PeerError, RunError, Stopped, UsageError
+from looktwice.large_batch import LargeBatch
 from looktwice.run import IN_MEMORY, Run, check_free, exclusive
 from looktwice.stopping import stop_request
 
@@ -137,6 +138,32 @@ def test_resume_after_any_step_ends_with_the_same_bits(undisturbed, tmp_path, st
 @pytest.mark.parametrize("threads", [0, 1, 2])
 def test_loader_threads_change_nothing(undisturbed, tmp_path, threads):
     assert_equal_runs(undisturbed, start(tmp_path / "run", **{"data.threads": threads}))
+
+
+def test_a_deterministic_run_takes_such_operations_alone_and_here_ends_with_the_same_bits(
+    undisturbed, tmp_path, monkeypatch
+):
+    seen, backward = [], LargeBatch.backward
+
+    def watched(*args, **kwargs):
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return backward(*args, **kwargs)
+
+    monkeypatch.setattr(LargeBatch, "backward", watched)
+    assert_equal_runs(undisturbed, start(tmp_path / "run", **{"train.deterministic": True}))
+    assert seen == [True] * 24
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_an_operation_that_has_no_deterministic_form_is_named(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("x_cuda does not have a deterministic implementation, but you set it.")
+
+    monkeypatch.setattr(LargeBatch, "backward", refuse)
+    with pytest.raises(UsageError, match=r"^train.deterministic cannot be kept: x_cuda does not"):
+        start(tmp_path / "run", **{"train.deterministic": True})
+    with pytest.raises(RuntimeError, match="x_cuda"):
+        start(tmp_path / "other")
 
 
 def test_a_second_seed_is_another_run(undisturbed, tmp_path):

@@ -20,8 +20,8 @@ from looktwice.errors import RunError
 from looktwice.run import Run
 from looktwice.storage import write_atomic
 
-# What changes how fast a run is made or where its pictures lie, but not what is learnt. Threads
-# change the last bits of sums, as another machine does.
+# What changes how fast a run is made or where its pictures lie, but not what is learnt. Threads and
+# deterministic operations change the last bits of sums, as another machine does.
 _FREE = (
     "data.source",
     "data.root",
@@ -29,6 +29,7 @@ _FREE = (
     "data.threads",
     "train.threads",
     "train.device",
+    "train.deterministic",
     "train.tracker",
     "train.checkpoint_every",
     "train.keep_last",
