@@ -10,6 +10,7 @@ from typing import ClassVar
 import fsspec
 import pytest
 from fsspec.implementations.http import HTTPFileSystem
+from moto.server import ThreadedMotoServer
 from tars import encoded, samples, write_tar
 
 from looktwice.data import open_source, remote
@@ -52,6 +53,7 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.send_header("ETag", self.tag)
         self.end_headers()
         if body:
+            self.server.awake.wait(30)
             self.sent.append(len(part))
             self.wfile.write(part)
 
@@ -65,9 +67,12 @@ def server(monkeypatch):
     handler = type("Own", (Server,), {"files": {}, "sent": []})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         running.failing = 0
+        running.awake = threading.Event()
+        running.awake.set()
         thread = threading.Thread(target=running.serve_forever)
         thread.start()
         yield running
+        running.awake.set()
         running.shutdown()
         thread.join()
     fsspec.filesystem("http").clear_instance_cache()
@@ -108,7 +113,6 @@ def test_the_index_of_a_remote_shard_is_kept_until_its_tag_changes(server, tmp_p
         tmp_path / "new.tar", samples(90, 6, [0, 1])
     ).read_bytes()
     server.RequestHandlerClass.tag = "two"
-    fsspec.filesystem("http").invalidate_cache()
     assert numbers(open_source(address))[0] == 90
 
 
@@ -127,6 +131,14 @@ def test_a_short_failure_is_tried_again_and_a_long_one_ends(server, tmp_path):
     with pytest.raises(DataError, match=r"s-000\.tar.* cannot be read .*check the connection") as e:
         source.image(3)
     assert type(e.value) is DataError  # no bad picture: the run ends, and can be resumed
+
+
+def test_a_server_that_falls_silent_is_not_waited_for_for_ever(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "SILENCE", 0.2)
+    source = open_source(filled(server, tmp_path))
+    server.awake.clear()
+    with pytest.raises(DataError, match="cannot be read .no answer in time.: check the connection"):
+        source.image(3)
 
 
 def test_what_is_not_there(server, tmp_path):
@@ -212,3 +224,35 @@ def test_pictures_that_cannot_be_reached_are_not_taken_for_colour():
 
     with pytest.raises(DataError, match="check the connection"):
         probe_channels(Unreachable())
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """S3 as moto serves it on this machine, found as users' own endpoints are."""
+    served = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    served.start()
+    host, port = served.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "nobody")
+    system = fsspec.filesystem("s3")
+    system.mkdir("pictures")
+    yield system
+    served.stop()
+    type(system).clear_instance_cache()
+
+
+def test_shards_in_s3(bucket, tmp_path):
+    for k in range(2):
+        data = write_tar(tmp_path / f"{k}.tar", samples(10 * k, 6, [0, 1])).read_bytes()
+        bucket.pipe(f"pictures/d/s-{k}.tar", data)
+    source = open_source("s3://pictures/d/s-*.tar")
+    assert numbers(source) == [*range(6), *range(10, 16)]
+    assert numbers(open_source("s3://pictures/d/s-{1..1}.tar")) == [*range(10, 16)]
+    first = source.fingerprint()
+    other = write_tar(tmp_path / "other.tar", samples(90, 6, [0, 1]))
+    bucket.pipe("pictures/d/s-1.tar", other.read_bytes())
+    bucket.invalidate_cache()
+    assert open_source("s3://pictures/d/s-*.tar").fingerprint() != first
+    with pytest.raises(DataError, match="there is no 'pictures/d/other.tar'"):
+        open_source("s3://pictures/d/other.tar")

@@ -33,6 +33,12 @@ ASKED_TOGETHER: Final = 16
 PAUSES: Final = (0.5, 2.0)
 """Seconds before each further try of a request that failed."""
 
+SILENCE: Final = 30.0
+"""Seconds without a byte after which a request has failed, over HTTP and from Google's storage.
+
+s3fs has limits of its own: 5 s to connect, 15 s without a byte.
+"""
+
 _ADDRESS: Final = re.compile(r"(\w+)://[^:]")
 _VERSIONS: Final = ("ETag", "etag", "Last-Modified", "LastModified", "updated", "mtime", "created")
 _Made = TypeVar("_Made")
@@ -150,6 +156,8 @@ def _tried(ask: Callable[[], _Made], path: str) -> _Made:
         except Exception as error:
             if pause is None:
                 reason = " ".join(str(error).split()) or type(error).__name__
+                if isinstance(error, TimeoutError):
+                    reason = "no answer in time"
                 raise DataError(
                     f"{path!r} cannot be read ({reason}): check the connection, then resume"
                 ) from error
@@ -161,11 +169,21 @@ def _file_system(scheme: str, address: str) -> Any:
     try:
         import fsspec
 
-        return fsspec.filesystem(scheme)
+        return fsspec.filesystem(scheme, **_limits(scheme))
     except ImportError as error:
         raise DataError(
             f"{address!r} needs {error.name or 'fsspec'}: pip install 'looktwice[remote]'"
         ) from error
+
+
+def _limits(scheme: str) -> dict[str, Any]:
+    """Return the options of a file system that keep it from waiting for ever."""
+    if scheme in ("s3", "memory"):
+        return {}
+    from aiohttp import ClientTimeout
+
+    limit = ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
+    return {"requests_timeout": limit} if scheme == "gs" else {"client_kwargs": {"timeout": limit}}
 
 
 def _matching(system: AbstractFileSystem, name: str) -> list[str]:
