@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -323,6 +324,8 @@ def test_classes_of_a_run_are_not_asked_of_other_pictures(tmp_path):
     settings = {"data.source": str(tmp_path / "own"), "data.classes": str(tmp_path / "two.txt")}
     config = resolve(recipe="simclr-tiny", flags=settings, environ={})
     assert open_data(config.data).train.class_names == ("cats", "dogs")
+    by_its_name = _open_other(config, os.path.relpath(tmp_path / "own"))
+    assert by_its_name.train.class_names == ("cats", "dogs")
     images, labels = pictures()
     np.savez(tmp_path / "other.npz", images=images, labels=labels)
     other = _open_other(config, tmp_path / "other.npz")

@@ -165,8 +165,10 @@ def _of_run(run: Run, data: Data | None, splits: Splits | None, device: torch.de
 def _open_other(config: Config, data: Data) -> Splits:
     """Open other pictures, split as the run's: they may be its own by another name."""
     if isinstance(data, str | os.PathLike):
+        source, own = str(data), config.data.source
         # A list of classes is one of the folder that the run was trained on.
-        return open_data(dataclasses.replace(config.data, source=str(data), classes=""))
+        classes = config.data.classes if os.path.realpath(source) == os.path.realpath(own) else ""
+        return open_data(dataclasses.replace(config.data, source=source, classes=classes))
     return open_splits(
         data,
         validation_fraction=config.data.validation_fraction,
