@@ -1,10 +1,11 @@
-"""What the demo's recipe reaches on the shipped pictures: several seeds, beside tuned baselines.
+"""What a recipe reaches, by default the demo's: several seeds, beside tuned baselines.
 
-Trains and evaluates `simclr-tiny` on fashion-mnist-10k once a seed, then prints each protocol's
-mean over seeds and the 95 % interval of the gain over the better baseline: Student's t over the
-seeds and the paired interval over test pictures (and draws of labels), added in quadrature.
+Trains and evaluates once a seed, then prints each protocol's mean over seeds and the 95 % interval
+of the gain over the better baseline: Student's t over the seeds and the paired interval over test
+pictures (and draws of labels), added in quadrature.
 
-    python benchmarks/quality.py [--seeds 3] [--minutes 1.6] [--out runs/quality] [--json]
+    python benchmarks/quality.py [--recipe simclr-tiny] [--data fashion-mnist-10k] [--seeds 3]
+        [--minutes 1.6] [--out runs/quality] [--json]
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 from scipy import stats
 
 from looktwice import train
+from looktwice.commands import DEMO_RECIPE, DEMO_SOURCE
 from looktwice.config import resolve
 from looktwice.evaluate import evaluate_run
 from looktwice.run import environment
@@ -43,10 +45,10 @@ def main() -> None:
 
 
 def _one(seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    flags: dict[str, object] = {"data.source": "fashion-mnist-10k", "train.seed": seed}
+    flags: dict[str, object] = {"data.source": arguments.data, "train.seed": seed}
     if arguments.minutes:
         flags["train.minutes"] = arguments.minutes
-    config = resolve(recipe="simclr-tiny", flags=flags, environ={})
+    config = resolve(recipe=arguments.recipe, flags=flags, environ={})
     out = arguments.out / f"seed-{seed}"
     run = train.start(config, out, command="benchmarks/quality.py", file=sys.stderr)
     return evaluate_run(run.path)
@@ -82,6 +84,8 @@ def _row(entries: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--recipe", default=DEMO_RECIPE)
+    parser.add_argument("--data", default=DEMO_SOURCE)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=0.0, help="0: the recipe's own length")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
