@@ -7,6 +7,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from looktwice.evaluate.statistics import (
     balanced_weights,
+    gain_interval,
     holm,
     over_pictures,
     over_seeds,
@@ -52,6 +53,28 @@ def test_the_interval_of_one_share_is_wilsons(share):
     expected = stats.binomtest(round(share * 2000), 2000).proportion_ci(method="wilson")
     low, high = share_interval(over_pictures(right), 2000)
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=2e-5)
+
+
+def test_a_difference_that_no_picture_makes_has_an_interval_all_the_same():
+    """As if one had been right alone on a 25th picture, the other on a 26th; by hand."""
+    half = stats.t.ppf(0.975, 24) * np.sqrt((2 / 26) / 26)
+    none = over_pictures(np.zeros((3, 24)))
+    assert gain_interval(none, 24) == pytest.approx((-half, half))
+    low, high = gain_interval(over_pictures(np.ones((1, 24))), 24)
+    assert 0.7 < low < 0.9
+    assert high == 1
+
+
+@pytest.mark.parametrize("alone", [0.005, 0.02, 0.05])
+def test_intervals_of_rare_differences_hold_the_truth(alone):
+    """Of 60 pictures the first is right alone on a share; often on none of those drawn."""
+    generator = np.random.default_rng(2)
+    covered, trials = 0, 2000
+    for _ in range(trials):
+        found = over_pictures((generator.random((1, 60)) < alone).astype(float))
+        low, high = gain_interval(found, 60)
+        covered += low <= alone <= high
+    assert covered / trials > 0.93
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])

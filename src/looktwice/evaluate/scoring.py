@@ -14,7 +14,7 @@ from torch import Tensor
 
 from looktwice.errors import DataError
 from looktwice.evaluate.labels import Labels
-from looktwice.evaluate.statistics import Doubles, over_pictures, share_interval
+from looktwice.evaluate.statistics import Doubles, gain_interval, over_pictures, share_interval
 
 TOP = 5
 
@@ -107,7 +107,7 @@ def entries(
     over the classes that test has), "top5" with "top5_interval" where there are more than five
     classes, and what was chosen.
     "differences" are the first row minus each other, paired by test pictures and draws
-    (`statistics.over_pictures`; one that no picture makes has an interval without width).
+    (`statistics.gain_interval`).
     "confusion" counts the first row's predictions over all draws, rows being true classes, and
     "right" tells which test pictures it got right (`unpack`), to pair it with others.
 
@@ -179,7 +179,8 @@ def _entry(
     differences = {}
     for row, other in others:
         gain = over_pictures(_hits(first, truth) - _hits(other, truth))
-        differences[row] = {"difference": gain.mean, "interval": list(gain.interval)}
+        interval = list(gain_interval(gain, len(truth)))
+        differences[row] = {"difference": gain.mean, "interval": interval}
     entry = {
         "name": name,
         "title": title,

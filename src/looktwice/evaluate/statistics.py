@@ -109,6 +109,24 @@ def share_interval(estimate: Estimate, num_pictures: int) -> tuple[float, float]
     return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
 
 
+def gain_interval(
+    estimate: Estimate, num_pictures: int, coverage: float = COVERAGE
+) -> tuple[float, float]:
+    """Return the interval of a difference of two shares, not without width where they never differ.
+
+    There it is that of two more pictures, on each of which another one was right alone (Bonett &
+    Price, J. Educ. Behav. Stat. 37, 2012).
+    """
+    if estimate.error > 0:
+        return estimate.interval_at(coverage)
+    size = num_pictures + 2
+    ours, theirs = ((num_pictures * max(0.0, s * estimate.mean) + 1) / size for s in (1, -1))
+    mean = ours - theirs
+    error = math.sqrt((ours + theirs - mean**2) / size)
+    low, high = _around(mean, error, num_pictures, coverage)
+    return max(-1.0, min(low, estimate.mean)), min(1.0, max(high, estimate.mean))
+
+
 _Part = tuple[float, float]
 """A share of the variance of the mean, and its degrees of freedom."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from looktwice.errors import RunError, UsageError
 from looktwice.evaluate.scoring import unpack
-from looktwice.evaluate.statistics import COVERAGE, over_pictures
+from looktwice.evaluate.statistics import COVERAGE, gain_interval, over_pictures
 from looktwice.report import figures, numbers, versus, words
 from looktwice.report.numbers import NBSP
 from looktwice.report.record import Record, RunRecord, read_run
@@ -187,7 +187,7 @@ def _gaps(ranked: Sequence[Compared], protocol: str, coverage: float) -> dict[st
     found = {}
     for one, other in zip(ranked[1:], others, strict=True):
         gain = over_pictures(best - other)
-        found[one.name] = Gap(gain.mean, gain.interval_at(coverage))
+        found[one.name] = Gap(gain.mean, gain_interval(gain, best.shape[1], coverage))
     return found
 
 
