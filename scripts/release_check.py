@@ -3,8 +3,8 @@
     python scripts/release_check.py [--torch VERSION] [--pythons PYTHON ...]
 
 Needs `build`, `hatchling` and `pip-audit` where it runs. Works in a temporary folder, takes some
-minutes and as many gigabytes as torch does. Ends with 1 if a check failed; what could not be tried
-is said and fails nothing.
+minutes and as many gigabytes as torch does, again for each of the other Pythons. Ends with 1 if a
+check failed; what could not be tried is said and fails nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -47,8 +48,10 @@ TOLERATED: Final = {
 }
 """Packages whose licence names copyleft without binding what uses them, and why."""
 
-FREE_OF_TORCH: Final = ("numpy", "numba", "pillow", "simplejpeg")
-"""What `looktwice.augment` needs: all that is tried of other Pythons."""
+VERSIONS: Final = """
+import sys, torch, torchvision, looktwice as l
+print(sys.version.split()[0], torch.__version__, torchvision.__version__, l.__version__, l.__file__)
+"""
 VIEWS: Final = """
 import hashlib, numpy as np
 from looktwice.augment import policy
@@ -219,22 +222,32 @@ def read(path: Path) -> str:
 
 def install(check: Check) -> str:
     """Install the wheel into an empty environment."""
-    run([sys.executable, "-m", "venv", check.folder / "venv"], check.folder)
+    return install_with(check, sys.executable, check.folder / "venv")
+
+
+def install_with(check: Check, python: str | Path, environment: Path) -> str:
+    """Install the wheel into a new environment of an interpreter; return all versions."""
+    run([python, "-m", "venv", environment], check.folder)
+    own = environment / "bin/python"
     torch = [f"torch=={check.torch}"] if check.torch else []
-    run([check.python, "-m", "pip", "install", "--quiet", check.wheel, *torch], check.folder)
-    run([check.python, "-m", "pip", "check"], check.folder)
-    versions = "import sys, torch, torchvision, looktwice as l; print(sys.version.split()[0], torch.__version__, torchvision.__version__, l.__version__, l.__file__)"  # fmt: skip # noqa: E501
-    python, torch_, vision, own, file = run([check.python, "-c", versions], check.folder).split()
-    if not Path(file).is_relative_to(check.folder):
+    run([own, "-m", "pip", "install", "--quiet", check.wheel, *torch], check.folder)
+    run([own, "-m", "pip", "check"], check.folder)
+    version, torch_, vision, looktwice, file = run([own, "-c", VERSIONS], check.folder).split()
+    if not Path(file).is_relative_to(environment):
         raise FailedError(f"looktwice was imported from {file}")
-    return f"looktwice {own}, Python {python}, torch {torch_}, torchvision {vision}"
+    return f"looktwice {looktwice}, Python {version}, torch {torch_}, torchvision {vision}"
 
 
 def demo(check: Check) -> str:
     """Run the demo for some seconds from an empty folder through to the report."""
-    place = check.folder / "empty"
+    return demo_with(check.folder / "venv")
+
+
+def demo_with(environment: Path) -> str:
+    """Run the demo of an environment in an empty folder beside it."""
+    place = environment.with_name(f"{environment.name}-demo")
     place.mkdir()
-    run([check.folder / "venv/bin/looktwice", "demo", "--minutes", "0.2"], place)
+    run([environment / "bin/looktwice", "demo", "--minutes", "0.2"], place)
     (page,) = place.rglob("report.html")
     return f"{page.relative_to(place)}, {page.stat().st_size / 1e6:.1f} MB"
 
@@ -328,23 +341,22 @@ def sdist_tests(check: Check) -> str:
 
 
 def other_pythons(check: Check) -> str:
-    """Try what is free of torch on other Pythons: compile all, and make the same views."""
+    """Install into other Pythons too: compile all, make the same views, run the demo."""
     if not check.pythons:
         raise NotTriedError("give --pythons")
     expected = run([check.python, "-c", VIEWS], check.folder)
     told = []
     for number, python in enumerate(check.pythons):
-        own = check.folder / f"other-{number}/bin/python"
-        run([python, "-m", "venv", own.parents[1]], check.folder)
-        pip = [own, "-m", "pip", "install", "--quiet"]
-        run([*pip, "--no-deps", check.wheel], check.folder)
-        run([*pip, *FREE_OF_TORCH], check.folder)
-        package = next(own.parents[1].glob("lib/python*/site-packages/looktwice"))
+        environment = check.folder / f"other-{number}"
+        told.append(install_with(check, python, environment))
+        own = environment / "bin/python"
+        package = next(environment.glob("lib/python*/site-packages/looktwice"))
         run([own, "-W", "error", "-m", "compileall", "-q", "-f", package], check.folder)
         if run([own, "-W", "error", "-c", VIEWS], check.folder) != expected:
             raise FailedError(f"{python} makes other views")
-        told.append(run([own, "-V"], check.folder).strip())
-    return f"the same views, torch not tried: {', '.join(told)}"
+        demo_with(environment)
+        shutil.rmtree(environment)  # gigabytes
+    return f"the same views, the demo: {'; '.join(told)}"
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def test_numbers_are_the_sources(name):
         ("moco-cifar10-symmetric", 0.99, 4096),
         *((f"moco-{p}-{d}", 0.99, 4096) for p in POLICIES for d in ("cifar10", "stl10")),
         *((f"moco-{p}-imagenet100", 0.999, 65536) for p in POLICIES),
-        ("moco-tiny", 0.99, 4096),
+        ("moco-tiny", 0.996, 4096),
     ],
 )
 def test_queue_and_momentum(name, momentum, queue):
