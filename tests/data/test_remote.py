@@ -134,7 +134,7 @@ def test_a_short_failure_is_tried_again_and_a_long_one_ends(server, tmp_path):
 
 
 def test_a_server_that_falls_silent_is_not_waited_for_for_ever(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(remote, "SILENCE", 0.2)
+    monkeypatch.setattr(remote, "PATIENCE", 0.2)
     source = open_source(filled(server, tmp_path))
     server.awake.clear()
     with pytest.raises(DataError, match="cannot be read .no answer in time.: check the connection"):

@@ -33,11 +33,8 @@ ASKED_TOGETHER: Final = 16
 PAUSES: Final = (0.5, 2.0)
 """Seconds before each further try of a request that failed."""
 
-SILENCE: Final = 30.0
-"""Seconds without a byte after which a request has failed, over HTTP and from Google's storage.
-
-s3fs has limits of its own: 5 s to connect, 15 s without a byte.
-"""
+PATIENCE: Final = 60.0
+"""Seconds for one request, of a picture or of `READ_AHEAD` bytes, after which it has failed."""
 
 _ADDRESS: Final = re.compile(r"(\w+)://[^:]")
 _VERSIONS: Final = ("ETag", "etag", "Last-Modified", "LastModified", "updated", "mtime", "created")
@@ -80,7 +77,7 @@ class RemoteShard(Shard):
     """
 
     def __init__(self, system: AbstractFileSystem, path: str, name: str) -> None:
-        facts = _tried(lambda: system.info(path), path)
+        facts = _tried(lambda: _asked(system, "info", path), path)
         length = facts.get("size")
         if not length:
             raise DataError(f"{path!r} has no known size: is it a file that can be read in ranges?")
@@ -91,9 +88,7 @@ class RemoteShard(Shard):
 
     def read(self, offset: int, size: int) -> bytes:
         """See `Shard.read`."""
-        data: bytes = _tried(
-            lambda: self._system.cat_file(self._path, start=offset, end=offset + size), self._path
-        )
+        data = self._range(offset, size)
         if len(data) != size:
             raise OSError(f"the server gave {len(data):,} of {size:,} bytes")
         return data
@@ -101,20 +96,40 @@ class RemoteShard(Shard):
     @contextlib.contextmanager
     def opened(self) -> Iterator[Read]:
         """See `Shard.opened`."""
-        opened = _tried(
-            lambda: self._system.open(
-                self._path, "rb", block_size=READ_AHEAD, cache_type="readahead"
-            ),
-            self._path,
-        )
-        with opened as file:
+        first, block = 0, b""
 
-            def read(offset: int, size: int) -> bytes:
-                file.seek(offset)
-                data: bytes = file.read(size)
-                return data
+        def read(offset: int, size: int) -> bytes:
+            nonlocal first, block
+            if not first <= offset <= offset + size <= first + len(block):
+                wanted = min(max(size, READ_AHEAD), self.length - offset)
+                first, block = offset, self._range(offset, wanted)
+            return block[offset - first : offset - first + size]
 
-            yield lambda offset, size: _tried(lambda: read(offset, size), self._path)
+        yield read
+
+    def _range(self, offset: int, size: int) -> bytes:
+        def ask() -> bytes:
+            return bytes(
+                _asked(self._system, "cat_file", self._path, start=offset, end=offset + size)
+            )
+
+        return _tried(ask, self._path)
+
+
+def _asked(system: AbstractFileSystem, name: str, *arguments: Any, **options: Any) -> Any:
+    """Call a method of a file system, for `PATIENCE` seconds at most if it works in a loop.
+
+    Each has limits and repetitions of its own besides, which may take many minutes.
+
+    Raises:
+        TimeoutError: no answer in time.
+    """
+    if not system.async_impl:
+        return getattr(system, name)(*arguments, **options)
+    from fsspec.asyn import sync
+
+    method = getattr(system, f"_{name}")
+    return sync(system.loop, method, *arguments, timeout=PATIENCE, **options)
 
 
 def _check_ranges(system: AbstractFileSystem, path: str) -> None:
@@ -123,7 +138,7 @@ def _check_ranges(system: AbstractFileSystem, path: str) -> None:
     Raises:
         DataError: nothing there, or the server gives whole files alone.
     """
-    _tried(lambda: system.info(path), path)
+    _tried(lambda: _asked(system, "info", path), path)
 
     def part() -> bool:
         try:
@@ -169,21 +184,11 @@ def _file_system(scheme: str, address: str) -> Any:
     try:
         import fsspec
 
-        return fsspec.filesystem(scheme, **_limits(scheme))
+        return fsspec.filesystem(scheme)
     except ImportError as error:
         raise DataError(
             f"{address!r} needs {error.name or 'fsspec'}: pip install 'looktwice[remote]'"
         ) from error
-
-
-def _limits(scheme: str) -> dict[str, Any]:
-    """Return the options of a file system that keep it from waiting for ever."""
-    if scheme in ("s3", "memory"):
-        return {}
-    from aiohttp import ClientTimeout
-
-    limit = ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
-    return {"requests_timeout": limit} if scheme == "gs" else {"client_kwargs": {"timeout": limit}}
 
 
 def _matching(system: AbstractFileSystem, name: str) -> list[str]:
@@ -191,7 +196,7 @@ def _matching(system: AbstractFileSystem, name: str) -> list[str]:
         return [str(system._strip_protocol(name))]
     if name.startswith("http"):
         raise DataError(f"{name!r}: a server cannot be searched; name the shards as {{000..010}}")
-    found = _tried(lambda: sorted(system.glob(name)), name)
+    found = _tried(lambda: sorted(_asked(system, "glob", name)), name)
     if not found or len(found) > MAX_SHARDS:
         raise DataError(f"{len(found):,} shards match {name!r}: check the pattern")
     return [str(path) for path in found]
