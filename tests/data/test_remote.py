@@ -11,7 +11,7 @@ import fsspec
 import pytest
 from fsspec.implementations.http import HTTPFileSystem
 from moto.server import ThreadedMotoServer
-from tars import encoded, samples, write_tar
+from tars import encoded, entry, samples, write_tar
 
 from looktwice.data import open_source, remote
 from looktwice.data.files import Files, probe_channels
@@ -158,6 +158,23 @@ def test_shards_in_memory_with_wild_cards(tmp_path):
     assert numbers(open_source("memory://lt/s-{1,0}.tar")) == [10, 11, 12, 0, 1, 2]
     with pytest.raises(DataError, match="0 shards match"):
         open_source("memory://lt/z*.tar")
+
+
+@pytest.mark.parametrize("ahead", [512, 1300, 1 << 20])
+def test_a_cut_shard_gives_what_it_gives_on_this_machine(tmp_path, monkeypatch, ahead):
+    monkeypatch.setattr(remote, "READ_AHEAD", ahead)
+    system = fsspec.filesystem("memory")
+    names = [f"{'deep/' * 40}{n}" for n in range(4)]  # in extended headers of their own
+    whole = write_tar(
+        tmp_path / "whole.tar", [entry(f"{n}.png", encoded(i)) for i, n in enumerate(names)]
+    ).read_bytes()
+    for cut in range(2048, len(whole), 300):
+        name = f"{ahead}-{cut}.tar"
+        (tmp_path / name).write_bytes(whole[:cut])
+        system.pipe(f"/cut/{name}", whole[:cut])
+        here, there = open_source(tmp_path / name), open_source(f"memory://cut/{name}")
+        assert numbers(there) == numbers(here)
+        assert [*there.skipped.values()] == [*here.skipped.values()]
 
 
 @pytest.mark.parametrize(

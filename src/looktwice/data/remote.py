@@ -102,7 +102,7 @@ class RemoteShard(Shard):
             nonlocal first, block
             if not first <= offset <= offset + size <= first + len(block):
                 wanted = min(max(size, READ_AHEAD), self.length - offset)
-                first, block = offset, self._range(offset, wanted)
+                first, block = offset, self._range(offset, wanted) if wanted > 0 else b""
             return block[offset - first : offset - first + size]
 
         yield read
