@@ -194,7 +194,7 @@ def _onnx(encoder: Encoder, _: Run | None) -> Content:
         encoder,
         (example,),
         dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
+        dynamic_shapes=({0: "n"},),
         input_names=["pictures"],
         output_names=["features"],
         verbose=False,

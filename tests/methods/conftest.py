@@ -40,9 +40,12 @@ def pretrain(tmp_path, pictures):
     """Train on made-up pictures; return the run."""
 
     def call(data=None, *, out="run", method=None, **settings):
+        settings = {**SETTINGS, **settings}
+        if settings.get("method.name") == "supervised":
+            del settings["model.embedding_dim"]
         path = looktwice.pretrain(
             pictures if data is None else data, recipe="simclr-tiny", out=tmp_path / out,
-            method=method, file=io.StringIO(), settings={**SETTINGS, **settings},
+            method=method, file=io.StringIO(), settings=settings,
         )  # fmt: skip
         return Run(path)
 
