@@ -139,6 +139,9 @@ def test_a_server_that_falls_silent_is_not_waited_for_for_ever(server, tmp_path,
     server.awake.clear()
     with pytest.raises(DataError, match="cannot be read .no answer in time.: check the connection"):
         source.image(3)
+    fsspec.filesystem("http").clear_instance_cache()
+    with pytest.raises(DataError, match="no answer in time"):
+        open_source(filled(server, tmp_path))
 
 
 def test_what_is_not_there(server, tmp_path):

@@ -133,18 +133,20 @@ def _asked(system: AbstractFileSystem, name: str, *arguments: Any, **options: An
 
 
 def _check_ranges(system: AbstractFileSystem, path: str) -> None:
-    """Ask for a few bytes from the middle of a shard.
+    """Ask an HTTP server for a few bytes from the middle of a shard; S3 and Google's give parts.
 
     Raises:
         DataError: nothing there, or the server gives whole files alone.
     """
-    _tried(lambda: _asked(system, "info", path), path)
+    size = _tried(lambda: _asked(system, "info", path), path).get("size")
+    if not (size and path.startswith("http")):  # without a size `RemoteShard` refuses it
+        return
+    from fsspec.asyn import sync
 
     def part() -> bool:
         try:
-            with system.open(path, "rb", block_size=BLOCK, cache_type="none") as file:
-                file.seek(BLOCK)
-                file.read(BLOCK)
+            with system.open(path, "rb", size=size, block_size=BLOCK, cache_type="none") as file:
+                sync(system.loop, file.async_fetch_range, BLOCK, 2 * BLOCK, timeout=PATIENCE)
         except ValueError:
             return False
         return True
