@@ -124,11 +124,7 @@ def start(
 
     Of several processes the first one writes and prints.
     """
-    with (
-        _deterministic(config.train.deterministic),
-        distributed.joined(config.train.device),
-        _console(file) as console,
-    ):
+    with _begun(config, file) as console:
         if distributed.is_first():
             check_free(out)
         splits = splits or open_data(config.data)
@@ -162,6 +158,17 @@ def _create_run(out: Path | None, config: Config, *, command: str, fingerprint: 
     made = distributed.from_first(run)
     assert made is not None
     return made
+
+
+@contextlib.contextmanager
+def _begun(config: Config, file: TextIO) -> Iterator[TrainingConsole]:
+    """Join the other processes, set torch up, and yield what prints."""
+    with (
+        _deterministic(config.train.deterministic),
+        distributed.joined(config.train.device),
+        _console(file) as console,
+    ):
+        yield console
 
 
 @contextlib.contextmanager
@@ -240,11 +247,7 @@ def resume(
     """
     run, file = open_run(Path(path)), file or sys.stderr
     config = run.config()
-    with (
-        _deterministic(config.train.deterministic),
-        distributed.joined(config.train.device),
-        _console(file) as console,
-    ):
+    with _begun(config, file) as console:
         finished = run.summary_file.exists() and run.encoder_file.exists()
         if distributed.from_first(finished):
             console.say(f"{run.path} is finished: all {config.train.steps} steps are done")
